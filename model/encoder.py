@@ -1,0 +1,393 @@
+"""The encoder of SegGPT: embeddings, attention, blocks.
+
+Runs on token matrices whose rows `model.layout` describes. Parameters have Hugging Face's names, so that published
+weights load as they are. Source: SegGPT, arXiv:2304.03284; decomposed position terms: MViTv2, arXiv:2112.01526.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import SegGptConfig
+from model.layout import Layout
+
+_LARGEST_BIAS_BYTES = 256 * 2**20
+
+
+class Output:
+    """Read like Hugging Face's outputs: by attribute, by name, by position among what is there."""
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        values = (getattr(self, entry.name) for entry in fields(self))  # type: ignore[arg-type]
+        return tuple(value for value in values if value is not None)
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        return getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
+
+
+@dataclass
+class SegGptEncoderOutput(Output):
+    """What the encoder saw. (rows, columns) are those of the canvas in patches.
+
+    Args:
+        last_hidden_state: (B, rows, columns, hidden_size), before the final layernorm.
+        hidden_states: one (B, rows, columns, hidden_size) before each block and one after the last; 2B up to the merge,
+            image stream first.
+        attentions: one (B, heads, tokens, tokens) per block, likewise 2B up to the merge.
+        intermediate_hidden_states: the decoder's inputs, each normalised (B, rows, columns, hidden_size).
+    """
+
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    intermediate_hidden_states: list[Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class MaskStream:
+    """The mask stream behind the merge layer: it never sees the input image, so a prompt's can be kept and used again.
+
+    Args:
+        tokens: (T, hidden_size), rows as `layout` says.
+        layout: the pairs and groups that it was made for.
+    """
+
+    tokens: Tensor
+    layout: Layout
+
+
+class SegGptPatchEmbeddings(nn.Module):
+    """Cut pictures into patches and project each to a token."""
+
+    def __init__(self, config: SegGptConfig) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+        )
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised RGB -> (B, tokens, hidden_size)."""
+        tokens: Tensor = self.projection(pictures.to(self.projection.weight.dtype))
+        return tokens.flatten(2).transpose(1, 2)
+
+
+class SegGptEmbeddings(nn.Module):
+    """Pictures and masks to tokens that know their place, their stream and the embedding type."""
+
+    def __init__(self, config: SegGptConfig) -> None:
+        super().__init__()
+        self.grid = config.grid
+        width = config.hidden_size
+        positions = (config.pretrain_image_size // config.patch_size) ** 2 + 1
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, 1, width))
+        # Hugging Face's names mislead: "input" marks the image stream, "prompt" the mask stream.
+        self.segment_token_input = nn.Parameter(torch.zeros(1, 1, 1, width))
+        self.segment_token_prompt = nn.Parameter(torch.zeros(1, 1, 1, width))
+        self.type_token_semantic = nn.Parameter(torch.zeros(1, 1, 1, width))
+        self.type_token_instance = nn.Parameter(torch.zeros(1, 1, 1, width))
+        self.patch_embeddings = SegGptPatchEmbeddings(config)
+        self.position_embeddings = nn.Parameter(torch.zeros(1, positions, width))
+
+    def positions(self) -> tuple[Tensor, Tensor]:
+        """The stored square table stretched over the canvas: its (half_tokens, hidden_size) upper and lower half."""
+        table = self.position_embeddings[:, 1:]  # the first row belonged to a class token
+        side = round(table.shape[1] ** 0.5)
+        if self.grid != (side, side):
+            square = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+            stretched = F.interpolate(square.float(), size=self.grid, mode="bicubic", align_corners=False)
+            table = stretched.to(table.dtype).flatten(2).transpose(1, 2)
+        upper, lower = table[0].chunk(2)
+        return upper, lower
+
+    def types(self, embedding_types: Sequence[str]) -> Tensor:
+        """(groups, 1, hidden_size), or (1, 1, hidden_size) when all groups are of one type."""
+        named = {"instance": self.type_token_instance[0], "semantic": self.type_token_semantic[0]}
+        unknown = sorted({kind for kind in embedding_types if kind not in named})
+        if unknown:
+            raise ValueError(f"embedding_type is {unknown[0]!r}; it must be 'instance' or 'semantic'")
+        if len(set(embedding_types)) == 1:
+            return named[embedding_types[0]]
+        return torch.cat([named[kind] for kind in embedding_types])
+
+    def image_stream(self, prompts: Tensor, inputs: Tensor, layout: Layout, types: Tensor) -> Tensor:
+        """(pairs, 3, H, W) prompt images and (groups, 3, H, W) input images -> (T, hidden_size)."""
+        upper, lower = self.positions()
+        tokens = self.patch_embeddings(torch.cat((prompts, inputs)))
+        token = self.segment_token_input[0]
+        return layout.flat(
+            tokens[: layout.pairs] + token + upper + _per_pair(layout, types),
+            tokens[layout.pairs :] + token + lower + types,
+        )
+
+    def mask_stream(
+        self, masks: Tensor, layout: Layout, types: Tensor, unknown: tuple[Tensor, Tensor] | None, labels: Tensor
+    ) -> Tensor:
+        """(pairs, 3, H, W) prompt masks -> (T, hidden_size), the input half unknown unless `unknown` says otherwise.
+
+        Args:
+            masks: (pairs, 3, H, W) normalised colours.
+            layout: pairs and groups.
+            types: from `types`.
+            unknown: masked patches of the prompt half (pairs or 1, half_tokens) and of the input half, bool.
+            labels: (pairs, 3, H, W) what the unmasked patches of the input half show; unused without `unknown`.
+        """
+        upper, lower = self.positions()
+        token, hidden = self.segment_token_prompt[0], self.mask_token[0]
+        prompts = self.patch_embeddings(masks)
+        inputs = hidden.expand(layout.groups, layout.half_tokens, -1)
+        if unknown is not None:
+            prompts = torch.where(unknown[0].unsqueeze(-1), hidden, prompts)
+            inputs = torch.where(unknown[1].unsqueeze(-1), hidden, layout.first_of_group(self.patch_embeddings(labels)))
+        return layout.flat(prompts + token + upper + _per_pair(layout, types), inputs + token + lower + types)
+
+
+def _per_pair(layout: Layout, types: Tensor) -> Tensor:
+    return types if len(types) == 1 else layout.per_pair(types)
+
+
+class SegGptAttention(nn.Module):
+    """Attention of every token to its whole canvas, with learned row and column distances; ensembles averaged."""
+
+    def __init__(self, config: SegGptConfig) -> None:
+        super().__init__()
+        self.grid = config.grid
+        self.heads = config.num_attention_heads
+        self.scale = config.head_dim**-0.5
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.is_relative = config.use_relative_position_embeddings
+        if self.is_relative:
+            rows, columns = config.grid
+            self.rel_pos_h = nn.Parameter(torch.zeros(2 * rows - 1, config.head_dim))
+            self.rel_pos_w = nn.Parameter(torch.zeros(2 * columns - 1, config.head_dim))
+
+    def forward(
+        self, tokens: Tensor, layout: Layout, prompt_tokens: int, output_attentions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            tokens: (T, hidden_size), normalised.
+            layout: their layout, with whole prompt halves.
+            prompt_tokens: trailing tokens of each prompt half that are asked for; keys and values come from all.
+            output_attentions: also give the (pairs, heads, queries, keys) weights.
+
+        Returns:
+            (T', hidden_size) in the layout of `layout.tail(..., prompt_tokens)`, and the weights or None.
+        """
+        asked_layout, asked = layout.tail(tokens, prompt_tokens)
+        width = tokens.shape[-1]
+        bias = self.qkv.bias
+        query = F.linear(asked, self.qkv.weight[:width], None if bias is None else bias[:width])
+        key_value = F.linear(tokens, self.qkv.weight[width:], None if bias is None else bias[width:])
+        q = asked_layout.canvases(query).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = layout.canvases(key_value).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        # q (pairs, heads, queries, head_dim); k, v (pairs, heads, keys, head_dim)
+        rows, columns = self._position_terms(q) if self.is_relative else (None, None)
+        if output_attentions or self.training:
+            mixed, weights = self._explicit(q, k, v, rows, columns)
+        else:
+            mixed, weights = self._fused(q, k, v, rows, columns), None
+        mixed = mixed.transpose(1, 2).flatten(2)  # (pairs, queries, hidden_size)
+        prompts, inputs = mixed[:, :prompt_tokens], mixed[:, prompt_tokens:]
+        # proj is linear, so the ensemble's mean may be taken before it, once per group.
+        result: Tensor = self.proj(asked_layout.flat(prompts, asked_layout.mean_of_group(inputs)))
+        return result, weights if output_attentions else None
+
+    def _position_terms(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """What each query adds per key row and per key column: (..., queries, rows) and (..., queries, columns)."""
+        rows, columns = self.grid
+        shaped = q.unflatten(2, (-1, columns))  # the queries are the canvas's last rows
+        of_row = self.rel_pos_h[_distances(rows, shaped.shape[2], q.device)]
+        of_column = self.rel_pos_w[_distances(columns, columns, q.device)]
+        return (
+            torch.einsum("bhrwd,rkd->bhrwk", shaped, of_row).flatten(2, 3),
+            torch.einsum("bhrwd,wkd->bhrwk", shaped, of_column).flatten(2, 3),
+        )
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+        if rows is None or columns is None:
+            return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        # The (queries, keys) bias is the largest thing in the network, so few canvases at a time have one.
+        bytes_per_pair = self.heads * q.shape[2] * k.shape[2] * q.element_size()
+        step = max(1, _LARGEST_BIAS_BYTES // bytes_per_pair)
+        parts = [
+            F.scaled_dot_product_attention(
+                q[part], k[part], v[part], (rows[part].unsqueeze(-1) + columns[part].unsqueeze(-2)).flatten(3)
+            )
+            for part in (slice(start, start + step) for start in range(0, len(q), step))
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _explicit(
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None, columns: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        q = q * self.scale
+        if rows is not None and columns is not None:
+            # Position terms as more width of queries and keys: a key's code names its row and its column.
+            q = torch.cat((q, rows, columns), dim=-1)
+            k = torch.cat((k, self._key_code(k).expand(*k.shape[:2], -1, -1)), dim=-1)
+        # softmax computes in float32 inside and rounds its result, whatever the input's precision
+        weights = (q @ k.transpose(-2, -1)).softmax(dim=-1)
+        return weights @ v, weights
+
+    def _key_code(self, k: Tensor) -> Tensor:
+        rows, columns = self.grid
+        row = torch.eye(rows, dtype=k.dtype, device=k.device).repeat_interleave(columns, 0)
+        column = torch.eye(columns, dtype=k.dtype, device=k.device).repeat(rows, 1)
+        return torch.cat((row, column), dim=-1)  # (keys, rows + columns)
+
+
+def _distances(keys: int, queries: int, device: torch.device) -> Tensor:
+    """(queries, keys) index into a table of 2 * keys - 1 distances, for the last `queries` of `keys` places."""
+    places = torch.arange(keys, device=device)
+    return places[keys - queries :, None] - places[None, :] + keys - 1
+
+
+class SegGptMlp(nn.Module):
+    """Two linear layers with an exact gelu between."""
+
+    def __init__(self, config: SegGptConfig) -> None:
+        super().__init__()
+        assert config.mlp_dim is not None  # the config fills it in
+        self.lin1 = nn.Linear(config.hidden_size, config.mlp_dim)
+        self.lin2 = nn.Linear(config.mlp_dim, config.hidden_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(T, hidden_size) -> (T, hidden_size)."""
+        result: Tensor = self.lin2(F.gelu(self.lin1(tokens)))
+        return result
+
+
+class SegGptLayer(nn.Module):
+    """One pre-norm block."""
+
+    def __init__(self, config: SegGptConfig, drop_path_rate: float) -> None:
+        super().__init__()
+        self.drop_path_rate = drop_path_rate
+        self.attention = SegGptAttention(config)
+        self.mlp = SegGptMlp(config)
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(
+        self, tokens: Tensor, layout: Layout, prompt_tokens: int, output_attentions: bool = False
+    ) -> tuple[Layout, Tensor, Tensor | None]:
+        """(T, hidden_size) -> the kept layout, its (T', hidden_size), and attention weights if asked for."""
+        attended, weights = self.attention(self.layernorm_before(tokens), layout, prompt_tokens, output_attentions)
+        layout, tokens = layout.tail(tokens, prompt_tokens)
+        tokens = tokens + self._drop_path(attended, layout)
+        tokens = tokens + self._drop_path(self.mlp(self.layernorm_after(tokens)), layout)
+        return layout, tokens, weights
+
+    def _drop_path(self, branch: Tensor, layout: Layout) -> Tensor:
+        """In training, leave the branch out of some canvases and scale it up in the others."""
+        if not self.training or self.drop_path_rate == 0.0:
+            return branch
+        keep = 1.0 - self.drop_path_rate
+        factors = torch.empty(layout.pairs, 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(keep) / keep
+        prompts, inputs = layout.halves(branch)
+        return layout.flat(prompts * factors, inputs * layout.first_of_group(factors))
+
+
+class SegGptEncoder(nn.Module):
+    """The blocks. Both streams run side by side up to `merge_index`, then their mean goes on."""
+
+    def __init__(self, config: SegGptConfig) -> None:
+        super().__init__()
+        self.config = config
+        last = max(1, config.num_hidden_layers - 1)
+        rates = [config.drop_path_rate * index / last for index in range(config.num_hidden_layers)]
+        self.layers = nn.ModuleList(SegGptLayer(config, rate) for rate in rates)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def before_merge(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """Run one stream alone through the blocks up to and including `merge_index`."""
+        for layer in self.layers[: self.config.merge_index + 1]:
+            _, tokens, _ = layer(tokens, layout, layout.prompt_tokens)
+        return tokens
+
+    def forward(
+        self,
+        images: Tensor,
+        masks: Tensor | MaskStream,
+        layout: Layout,
+        *,
+        answer_only: bool = False,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> SegGptEncoderOutput:
+        """Encode.
+
+        Args:
+            images: (T, hidden_size) embedded image stream.
+            masks: (T, hidden_size) embedded mask stream, or what `before_merge` made of it.
+            layout: their common layout.
+            answer_only: the last block and the outputs hold only what the decoder needs for the answer: each group's
+                input half and the patch row above it, (groups, rows / 2 + 1, columns, hidden_size).
+            output_attentions: also give attentions.
+            output_hidden_states: also give hidden_states.
+        """
+        columns = self.config.grid[1]
+        last = len(self.layers) - 1
+        hidden_states: list[Tensor] = []
+        attentions: list[Tensor] = []
+        intermediate: list[Tensor] = []
+        if isinstance(masks, MaskStream):
+            now, tokens = layout, images
+        else:
+            now, tokens = layout.doubled(), _side_by_side(layout, images, masks)
+        for index, layer in enumerate(self.layers):
+            if output_hidden_states:
+                hidden_states.append(self._shaped(now, tokens))
+            # When the merge is the last block (a very shallow network) both streams still need their whole halves.
+            shorten = answer_only and index == last and index > self.config.merge_index
+            now, tokens, weights = layer(tokens, now, columns if shorten else now.prompt_tokens, output_attentions)
+            if index == self.config.merge_index:
+                if isinstance(masks, MaskStream):
+                    other = masks.tokens
+                else:
+                    tokens, other = _apart(now, tokens)
+                now, tokens = layout, (tokens + other) * 0.5
+            if index in self.config.intermediate_hidden_state_indices:
+                intermediate.append(self.layernorm(self._answer(now, tokens, answer_only)))
+            if weights is not None:
+                attentions.append(weights)
+        if output_hidden_states:
+            hidden_states.append(self._shaped(now, tokens))
+        return SegGptEncoderOutput(
+            last_hidden_state=self._answer(now, tokens, answer_only),
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+            intermediate_hidden_states=intermediate,
+        )
+
+    def _shaped(self, layout: Layout, tokens: Tensor) -> Tensor:
+        """(T, C) -> (pairs, rows, columns, C)."""
+        canvases = layout.canvases(tokens)
+        return canvases.view(len(canvases), -1, self.config.grid[1], canvases.shape[-1])
+
+    def _answer(self, layout: Layout, tokens: Tensor, answer_only: bool) -> Tensor:
+        if not answer_only:
+            return self._shaped(layout, tokens)
+        columns = self.config.grid[1]
+        prompts, inputs = layout.halves(tokens)
+        above = layout.first_of_group(prompts[:, -columns:])
+        return torch.cat((above, inputs), dim=1).view(layout.groups, -1, columns, tokens.shape[-1])
+
+
+def _side_by_side(layout: Layout, first: Tensor, second: Tensor) -> Tensor:
+    halves = zip(layout.halves(first), layout.halves(second), strict=True)
+    return layout.doubled().flat(*(torch.cat(both) for both in halves))
+
+
+def _apart(doubled: Layout, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The two streams of a doubled layout."""
+    prompts, inputs = (half.chunk(2) for half in doubled.halves(tokens))
+    return doubled.flat(prompts[0], inputs[0]), doubled.flat(prompts[1], inputs[1])

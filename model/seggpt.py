@@ -1,0 +1,414 @@
+"""The SegGPT network: the two public models and the decoder between tokens and colours.
+
+Two pictures stacked make a canvas: the prompt image over the input image, and beside it the prompt mask over an unknown
+one, which the network paints. Read this file for what goes in and comes out, `model.encoder` for what happens between.
+Knows nothing of HTTP or PIL. Source: SegGPT, arXiv:2304.03284; Painter, arXiv:2212.02499.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import SegGptConfig
+from model.encoder import MaskStream, Output, SegGptEmbeddings, SegGptEncoder, SegGptEncoderOutput
+from model.layout import Layout, group_sizes_of
+
+
+@dataclass
+class SegGptImageSegmentationOutput(Output):
+    """What was painted.
+
+    Args:
+        loss: scalar, only with labels.
+        pred_masks: (B, 3, 2H, W) ImageNet-normalised RGB, the answer is the lower half; with `answer_only`
+            (groups, 3, H, W), the answer alone.
+        hidden_states: as in SegGptEncoderOutput.
+        attentions: as in SegGptEncoderOutput.
+    """
+
+    loss: Tensor | None = None
+    pred_masks: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class SegGptDecoderHead(nn.Module):
+    """Full-resolution features to colours."""
+
+    def __init__(self, config: SegGptConfig) -> None:
+        super().__init__()
+        width = config.decoder_hidden_size
+        self.conv = nn.Conv2d(width, width, kernel_size=3, padding=1)
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.head = nn.Conv2d(width, config.num_channels, kernel_size=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, decoder_hidden_size, H, W) -> (B, 3, H, W) normalised RGB."""
+        features = self.conv(features).permute(0, 2, 3, 1)  # (B, H, W, channels), the layernorm's way round
+        features = F.gelu(self.layernorm(features))
+        colours: Tensor = self.head(features.permute(0, 3, 1, 2))
+        return colours
+
+
+class SegGptDecoder(nn.Module):
+    """Unfold each token into the pixels of its patch, then let neighbours meet in one 3x3 convolution."""
+
+    def __init__(self, config: SegGptConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.decoder_hidden_size = config.decoder_hidden_size
+        self.decoder_embed = nn.Linear(
+            config.hidden_size * len(config.intermediate_hidden_state_indices),
+            config.patch_size**2 * config.decoder_hidden_size,
+        )
+        self.decoder_pred = SegGptDecoderHead(config)
+
+    def forward(self, hidden_states: Tensor, *, answer_only: bool = False) -> Tensor:
+        """Paint.
+
+        Args:
+            hidden_states: (B, rows, columns, 4 * hidden_size).
+            answer_only: the first row is only the neighbour of what is asked for: of its patches no more than the
+                lowest pixels are unfolded, the one pixel row that the convolution reads, and none of it is painted.
+
+        Returns:
+            (B, 3, rows * patch_size, W) normalised RGB; with answer_only one patch row less.
+        """
+        if not answer_only:
+            painted: Tensor = self.decoder_pred(self._unfold(hidden_states, self.patch_size))
+            return painted
+        above = self._unfold(hidden_states[:, :1], 1)
+        below = self._unfold(hidden_states[:, 1:], self.patch_size)
+        # (B, 3, 1 + H, W); its first row lacks its own upper neighbour and is dropped
+        painted = self.decoder_pred(torch.cat((above, below), dim=2))
+        return painted[:, :, 1:]
+
+    def _unfold(self, hidden_states: Tensor, pixel_rows: int) -> Tensor:
+        """(B, rows, columns, C) -> (B, decoder_hidden_size, rows * pixel_rows, W): each patch's lowest rows."""
+        outputs = pixel_rows * self.patch_size * self.decoder_hidden_size
+        embed = self.decoder_embed
+        pixels = F.linear(hidden_states, embed.weight[-outputs:], embed.bias[-outputs:])
+        batch, rows, columns, _ = pixels.shape
+        pixels = pixels.view(batch, rows, columns, pixel_rows, self.patch_size, self.decoder_hidden_size)
+        pixels = pixels.transpose(2, 3).reshape(batch, rows * pixel_rows, columns * self.patch_size, -1)
+        return pixels.permute(0, 3, 1, 2)  # channels last in memory, as the convolution likes it
+
+
+class SegGptPreTrainedModel(nn.Module):
+    """What both models share: their configuration and fresh weights."""
+
+    def __init__(self, config: SegGptConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return next(self.parameters()).dtype
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        **where: Any,
+    ) -> Self:
+        """Load a checkpoint, ready to answer (`eval`).
+
+        Args:
+            source: hub id, folder, lone .safetensors or original .pth; see `model.checkpoint.resolve`.
+            dtype: precision of the weights; None keeps the stored one. `torch_dtype` is its older name.
+            device: where the weights go; None means the CPU.
+            where: revision, cache_dir, token, local_files_only: as `model.checkpoint.resolve` takes them.
+
+        Raises:
+            CheckpointError: it cannot be had or used.
+        """
+        from model import checkpoint  # noqa: PLC0415  # it builds these classes, so it imports this module
+
+        whole = checkpoint.load(checkpoint.resolve(source, **where), dtype or torch_dtype, device)
+        return cls._part_of(whole)
+
+    @classmethod
+    def _part_of(cls, whole: SegGptForImageSegmentation) -> Self:
+        raise TypeError(f"{cls.__name__} is not a part of a checkpoint")
+
+    @torch.no_grad()
+    def _draw_weights(self, *parts: nn.Module) -> None:
+        """Fresh weights as in the published training code: truncated normals, zero biases, plain norms."""
+        std = self.config.initializer_range
+        for module in (module for part in parts for module in part.modules()):
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+            else:  # tables and tokens that a module holds itself
+                for parameter in module.parameters(recurse=False):
+                    nn.init.trunc_normal_(parameter, std=std)
+
+
+class SegGptModel(SegGptPreTrainedModel):
+    """Embeddings and encoder, without the decoder."""
+
+    def __init__(self, config: SegGptConfig) -> None:
+        super().__init__(config)
+        self.embeddings = SegGptEmbeddings(config)
+        self.encoder = SegGptEncoder(config)
+        self._draw_weights(self.embeddings, self.encoder)
+
+    @classmethod
+    def _part_of(cls, whole: SegGptForImageSegmentation) -> Self:
+        assert isinstance(whole.model, cls)
+        return whole.model
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        prompt_pixel_values: Tensor,
+        prompt_masks: Tensor | None = None,
+        bool_masked_pos: Tensor | None = None,
+        feature_ensemble: bool | None = None,
+        embedding_type: str | Sequence[str] | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        group_sizes: Sequence[int] | None = None,
+        answer_only: bool = False,
+        mask_stream: MaskStream | None = None,
+    ) -> SegGptEncoderOutput | tuple[Any, ...]:
+        """Encode pairs. (H, W) is half a canvas; B counts pairs.
+
+        Args:
+            pixel_values: (B, 3, H, W) or (groups, 3, H, W) float, ImageNet-normalised input images.
+            prompt_pixel_values: (B, 3, H, W) float, normalised prompt images.
+            prompt_masks: (B, 3, H, W) float, normalised colours; not needed with mask_stream.
+            bool_masked_pos: (B or 1, rows * columns) bool, which patches of the mask canvas are unknown; default: its
+                lower half.
+            feature_ensemble: all pairs are examples of one input image (if group_sizes does not say otherwise).
+            embedding_type: "instance" (default) or "semantic", or one of these per group.
+            labels: (B, 3, H, W) float, the true mask, seen only where bool_masked_pos leaves its patches visible.
+            output_attentions: also give every block's attention weights.
+            output_hidden_states: also give every block's input and the last output.
+            return_dict: False gives a plain tuple.
+            group_sizes: numbers of consecutive pairs that are examples of one input image; each group is averaged in
+                itself as the paper's feature ensemble, and no group sees another.
+            answer_only: compute only what the answer's decoder needs; see SegGptEncoder.
+            mask_stream: from `mask_stream`, instead of prompt_masks.
+
+        Raises:
+            ValueError: sizes, groups or embedding types do not fit together; the message says which.
+        """
+        if answer_only and (output_attentions or output_hidden_states):
+            raise ValueError("answer_only computes no full hidden states or attentions; ask for one or the other")
+        layout = self._layout(prompt_pixel_values, group_sizes, feature_ensemble)
+        types = self.embeddings.types(_types_of(embedding_type, layout))
+        inputs = self._inputs(pixel_values, layout)
+        images = self.embeddings.image_stream(prompt_pixel_values, inputs, layout, types)
+        masks: Tensor | MaskStream
+        if mask_stream is None:
+            masks = self._embedded_masks(prompt_masks, layout, types, bool_masked_pos, labels)
+        elif bool_masked_pos is not None or mask_stream.layout != layout:
+            raise ValueError("mask_stream must come from the same group_sizes, and excludes bool_masked_pos")
+        else:
+            masks = mask_stream
+        output: SegGptEncoderOutput = self.encoder(
+            images,
+            masks,
+            layout,
+            answer_only=answer_only,
+            output_attentions=bool(output_attentions),
+            output_hidden_states=bool(output_hidden_states),
+        )
+        return output if return_dict in (None, True) else output.to_tuple()
+
+    def mask_stream(
+        self,
+        prompt_masks: Tensor,
+        embedding_type: str | Sequence[str] | None = None,
+        group_sizes: Sequence[int] | None = None,
+    ) -> MaskStream:
+        """Run the mask stream up to the merge; `forward` takes it in place of these prompt masks.
+
+        Args:
+            prompt_masks: (B, 3, H, W) float, normalised colours.
+            embedding_type: as in `forward`, and the same there.
+            group_sizes: as in `forward`, and the same there.
+        """
+        layout = self._layout(prompt_masks, group_sizes, False)
+        types = self.embeddings.types(_types_of(embedding_type, layout))
+        tokens = self._embedded_masks(prompt_masks, layout, types, None, None)
+        return MaskStream(self.encoder.before_merge(tokens, layout), layout)
+
+    def _layout(self, prompts: Tensor, group_sizes: Sequence[int] | None, feature_ensemble: bool | None) -> Layout:
+        self._check_pictures(prompts)
+        rows, columns = self.config.grid
+        half_tokens = rows * columns // 2
+        sizes = group_sizes_of(len(prompts), group_sizes, feature_ensemble)
+        return Layout(sizes, half_tokens=half_tokens, prompt_tokens=half_tokens)
+
+    def _inputs(self, pixel_values: Tensor, layout: Layout) -> Tensor:
+        """(groups, 3, H, W): one input image per group."""
+        self._check_pictures(pixel_values)
+        if len(pixel_values) == layout.groups:
+            return pixel_values
+        if len(pixel_values) != layout.pairs:
+            raise ValueError(
+                f"pixel_values has {len(pixel_values)} pictures; {layout.pairs} pairs in {layout.groups} groups need "
+                f"{layout.groups} or {layout.pairs}"
+            )
+        inputs = layout.first_of_group(pixel_values)
+        if not torch.equal(layout.per_pair(inputs), pixel_values):
+            raise ValueError("the pairs of one group have different input images; they are examples for one image")
+        return inputs
+
+    def _embedded_masks(
+        self,
+        prompt_masks: Tensor | None,
+        layout: Layout,
+        types: Tensor,
+        bool_masked_pos: Tensor | None,
+        labels: Tensor | None,
+    ) -> Tensor:
+        if prompt_masks is None:
+            raise ValueError("prompt_masks is missing; only a mask_stream stands in for it")
+        self._check_pictures(prompt_masks)
+        if len(prompt_masks) != layout.pairs:
+            raise ValueError(f"prompt_masks has {len(prompt_masks)} masks for {layout.pairs} prompt images")
+        unknown = None
+        if bool_masked_pos is not None:
+            upper, lower = bool_masked_pos.flatten(1).to(torch.bool).chunk(2, dim=1)
+            if not layout.is_one_to_one and not bool(lower.all()):
+                raise ValueError("an ensemble needs the whole lower half of bool_masked_pos masked")
+            unknown = upper, lower if len(lower) == 1 else layout.first_of_group(lower)
+        return self.embeddings.mask_stream(
+            prompt_masks, layout, types, unknown, prompt_masks if labels is None else labels
+        )
+
+    def _check_pictures(self, pictures: Tensor) -> None:
+        wanted = (self.config.num_channels, *self.config.half_size)
+        if pictures.ndim != 4 or tuple(pictures.shape[1:]) != wanted:
+            raise ValueError(f"got a batch of shape {tuple(pictures.shape)}; this network takes (B, {wanted})")
+
+
+class SegGptForImageSegmentation(SegGptPreTrainedModel):
+    """The whole of it: pictures and masks in, painted masks out."""
+
+    def __init__(self, config: SegGptConfig) -> None:
+        super().__init__(config)
+        self.model = SegGptModel(config)
+        self.decoder = SegGptDecoder(config)
+        self._draw_weights(self.decoder)
+
+    @classmethod
+    def _part_of(cls, whole: SegGptForImageSegmentation) -> Self:
+        assert isinstance(whole, cls)
+        return whole
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write config.json, preprocessor_config.json and model.safetensors as transformers reads them.
+
+        Args:
+            folder: made if it is not there.
+            dtype: precision on disk; None keeps the network's.
+        """
+        from model import checkpoint  # noqa: PLC0415  # it builds these classes, so it imports this module
+
+        checkpoint.save(self, folder, dtype)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        prompt_pixel_values: Tensor,
+        prompt_masks: Tensor | None = None,
+        bool_masked_pos: Tensor | None = None,
+        feature_ensemble: bool | None = None,
+        embedding_type: str | Sequence[str] | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        group_sizes: Sequence[int] | None = None,
+        answer_only: bool = False,
+        mask_stream: MaskStream | None = None,
+    ) -> SegGptImageSegmentationOutput | tuple[Any, ...]:
+        """Paint the masks of the input images; arguments as in SegGptModel.forward.
+
+        With labels the loss is the smooth-L1 of the unknown patches. `answer_only` gives pred_masks of
+        (groups, 3, H, W), equal to the lower halves of each group's first canvas, for less work: what a service wants.
+
+        Raises:
+            ValueError: as SegGptModel.forward; or labels with both answer_only and bool_masked_pos.
+        """
+        if answer_only and labels is not None and bool_masked_pos is not None:
+            raise ValueError("with bool_masked_pos the loss needs whole canvases; leave answer_only out")
+        encoded = self.model(
+            pixel_values,
+            prompt_pixel_values,
+            prompt_masks,
+            bool_masked_pos=bool_masked_pos,
+            feature_ensemble=feature_ensemble,
+            embedding_type=embedding_type,
+            labels=labels,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            group_sizes=group_sizes,
+            answer_only=answer_only,
+            mask_stream=mask_stream,
+        )
+        features = torch.cat(encoded.intermediate_hidden_states, dim=-1)
+        pred_masks = self.decoder(features, answer_only=answer_only)
+        output = SegGptImageSegmentationOutput(
+            loss=None if labels is None else self._loss(pred_masks, labels, prompt_masks, bool_masked_pos),
+            pred_masks=pred_masks,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return output if return_dict in (None, True) else output.to_tuple()
+
+    def _loss(
+        self, pred_masks: Tensor, labels: Tensor, prompt_masks: Tensor | None, bool_masked_pos: Tensor | None
+    ) -> Tensor:
+        """Smooth-L1 over the unknown patches: sum of losses / number of masked values, as in the references.
+
+        There a mask of one row, the default among them, counts its values once however many pairs it is used for.
+        """
+        height, _ = self.config.half_size
+        if bool_masked_pos is None:
+            answers = pred_masks[:, :, -height:]
+            return F.smooth_l1_loss(answers, labels, beta=self.config.beta) * len(answers)
+        assert prompt_masks is not None  # the encoder took it
+        truth = torch.cat((prompt_masks, labels), dim=2)
+        unknown = bool_masked_pos.view(-1, 1, *self.config.grid).to(pred_masks.dtype)
+        unknown = unknown.repeat_interleave(self.config.patch_size, 2).repeat_interleave(self.config.patch_size, 3)
+        loss = F.smooth_l1_loss(pred_masks, truth, beta=self.config.beta, reduction="none")
+        unknown = unknown.expand(len(unknown), *loss.shape[1:])
+        return (loss * unknown).sum() / unknown.sum()
+
+
+def _types_of(embedding_type: str | Sequence[str] | None, layout: Layout) -> Sequence[str]:
+    """One embedding type per group."""
+    if embedding_type is None or isinstance(embedding_type, str):
+        return (embedding_type or "instance",) * layout.groups
+    if len(embedding_type) != layout.groups:
+        raise ValueError(f"embedding_type has {len(embedding_type)} entries for {layout.groups} groups")
+    return embedding_type
