@@ -1,0 +1,1 @@
+"""The service around the model: HTTP in front, one worker process per device behind."""

@@ -1,0 +1,309 @@
+"""Encoded bytes of strangers -> pixels. The only module that opens uploaded files.
+
+What comes out is upright (EXIF orientation applied, to images and masks alike), one frame, free of
+metadata, and either an "RGB" picture or an "L" mask of 0 and 255. What cannot be that is a `Problem`,
+whatever the bytes were.
+ICC profiles are not applied, as in the reference implementations. Sizes are (height, width).
+
+Pillow does all work on full-size pictures, because it releases the GIL; numpy sees only the small cells.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Importing the five plugins registers them, so that Pillow never imports the others.
+from PIL import (  # noqa: F401
+    BmpImagePlugin,
+    ExifTags,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from app.errors import EmptyMask, ImageTooLarge, MaskAspect, UndecodableImage, UnsupportedImageType
+from app.pixels import flatten, foreground, levels
+
+WHITE: Final = (255, 255, 255)
+ALLOWED: Final = "JPEG, PNG, WebP, BMP, TIFF"
+
+# Pillow's own limit is one size for the whole process and warns; `Limits` governs here, before decoding.
+Image.MAX_IMAGE_PIXELS = None
+
+_TIFF_TILE_WIDTH: Final = 322
+_TIFF_TILE_HEIGHT: Final = 323
+
+_SIGNATURES: Final = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
+_FOREIGN_SIGNATURES: Final = (
+    (b"GIF8", "GIF"),
+    (b"%PDF", "PDF"),
+    (b"<svg", "SVG"),
+    (b"\0\0\0\x0cjP", "JPEG 2000"),
+)
+
+# What Pillow raises on damaged files. Its documentation names no closed set, so these are all the kinds that
+# its plugins can bring forth. MemoryError: a header may ask for any amount. Warning: where those are errors.
+_PILLOW_RAISES: Final = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+    Warning,
+)
+
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LYING: Final = frozenset({5, 6, 7, 8})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a picture may measure, checked against its header before decoding."""
+
+    max_pixels: int
+    max_side: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What a file says of itself; the size is that of the upright picture."""
+
+    format: str
+    height: int
+    width: int
+
+
+def check_header(data: bytes, limits: Limits, field: str = "image") -> ImageHeader:
+    """Read type and size without decoding.
+
+    Raises:
+        UnsupportedImageType: not one of the five types, or several frames.
+        UndecodableImage: the header is damaged.
+        ImageTooLarge: the size is over the limits.
+    """
+    with _damage_is_a_problem(data, field):
+        image = _open(data, limits, field)
+        width, height = image.size
+        # A PNG may carry EXIF data after its pixels: unknown before decoding. Pillow turns TIFFs by itself.
+        known = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+        if known and _orientation(image) in _LYING:
+            width, height = height, width
+        return ImageHeader(str(image.format), height, width)
+
+
+def decode_image(data: bytes, limits: Limits, field: str = "image") -> Image.Image:
+    """Decode a picture of any of the five types and of any mode.
+
+    Deep grey is scaled, never clipped (`pixels.flatten` says how); transparent pixels lie on white.
+
+    Returns:
+        The upright picture, mode "RGB", at its full size, without metadata.
+
+    Raises:
+        UnsupportedImageType, UndecodableImage, ImageTooLarge: see `check_header`.
+    """
+    with _damage_is_a_problem(data, field):
+        image = _load(data, limits, field)
+        return _without_metadata(flatten(image, WHITE))
+
+
+def decode_mask(data: bytes, limits: Limits, field: str = "prompt_mask") -> Image.Image:
+    """Decode a mask: which pixels are the object.
+
+    The rule is `pixels.foreground`'s: all that is not black in a label map, the brighter half of a soft
+    mask or of one stored with loss.
+
+    Returns:
+        The upright mask, mode "L", 0 and 255, at its full size.
+
+    Raises:
+        UnsupportedImageType, UndecodableImage, ImageTooLarge: see `check_header`.
+        EmptyMask: no pixel is foreground.
+    """
+    with _damage_is_a_problem(data, field):
+        image = _load(data, limits, field)
+        mask = _without_metadata(foreground(levels(image), lossy=_is_lossy(image, data)))
+        if mask.getextrema() == (0, 0):
+            raise EmptyMask(
+                "got no foreground pixel; foreground must be brighter than black (transparent counts as "
+                "black), and 0/1 masks need a lossless file type such as PNG",
+                field=field,
+            )
+        return mask
+
+
+def check_aspect(image_size: tuple[int, int], mask_size: tuple[int, int], field: str = "prompt_mask") -> None:
+    """Refuse a mask that is neither as large as its image nor a scaled version of it.
+
+    Args:
+        image_size: (height, width) of the prompt image.
+        mask_size: (height, width) of its mask; may differ by a factor and the rounding to whole pixels.
+
+    Raises:
+        MaskAspect: the aspects differ by more than about one pixel.
+    """
+    height, width = image_size
+    mask_height, mask_width = mask_size
+    if abs(mask_height * width - mask_width * height) > max(*image_size, *mask_size):
+        raise MaskAspect(
+            f"got {mask_width}x{mask_height} pixels (width x height) for an image of {width}x{height}; "
+            "allowed are the image's size and scaled versions of it",
+            field=field,
+        )
+
+
+def to_cell(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a picture for the network, bicubic, as the reference does it (the aspect is not kept).
+
+    Args:
+        image: mode "RGB".
+        size: (h, w) of the cell.
+
+    Returns:
+        (h, w, 3) uint8, RGB in [0, 255].
+    """
+    height, width = size
+    # Neither reducing_gap nor draft: both are faster and change pixels.
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def mask_to_cell(mask: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a mask for the network, nearest pixel centre, white on black.
+
+    Args:
+        mask: mode "L", 0 and 255.
+        size: (h, w) of the cell.
+
+    Returns:
+        (h, w, 3) uint8, 0 and 255.
+    """
+    height, width = size
+    grey = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+@contextmanager
+def _damage_is_a_problem(data: bytes, field: str) -> Iterator[None]:
+    try:
+        yield
+    except _PILLOW_RAISES as error:
+        # Pillow's words stay in the cause, for the log: they may hold addresses and name our internals.
+        got = f"this {_format(data) or 'file'} of {len(data)} bytes" if data else "an empty file"
+        raise UndecodableImage(f"got {got}, which is damaged or cut short", field=field) from error
+
+
+def _format(data: bytes) -> str | None:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return next((name for signature, name in _SIGNATURES if data.startswith(signature)), None)
+
+
+def _open(data: bytes, limits: Limits, field: str) -> Image.Image:
+    """Read the header and refuse what must not be decoded."""
+    name = _format(data)
+    if name is None and data:
+        foreign = next((name for signature, name in _FOREIGN_SIGNATURES if data.startswith(signature)), None)
+        if data[4:8] == b"ftyp":
+            foreign = "HEIC, AVIF or video"
+        got = foreign or "an unknown file type"
+        raise UnsupportedImageType(f"got {got}; allowed are {ALLOWED}", field=field)
+    image = Image.open(BytesIO(data), formats=(name,) if name else ())
+    _check_size(image.size, limits, field)
+    # A small TIFF may consist of one enormous, well compressed tile, which is decoded as a whole.
+    tags = getattr(image, "tag_v2", {})
+    _check_size((tags.get(_TIFF_TILE_WIDTH, 1), tags.get(_TIFF_TILE_HEIGHT, 1)), limits, field)
+    # MPO is what many phones write as .jpg: a JPEG with further views behind the primary picture.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise UnsupportedImageType(f"got a {name} of several frames or pages; allowed is one", field=field)
+    return image
+
+
+def _check_size(size: tuple[int, int], limits: Limits, field: str) -> None:
+    width, height = size
+    if max(width, height) > limits.max_side:
+        raise ImageTooLarge(
+            f"got {width}x{height} pixels; allowed are sides up to {limits.max_side}",
+            field=field,
+            got=max(width, height),
+            limit=limits.max_side,
+        )
+    if width * height > limits.max_pixels:
+        raise ImageTooLarge(
+            f"got {width}x{height} = {width * height} pixels; allowed are {limits.max_pixels}",
+            field=field,
+            got=width * height,
+            limit=limits.max_pixels,
+        )
+
+
+def _load(data: bytes, limits: Limits, field: str) -> Image.Image:
+    """Decode and turn upright; any mode."""
+    image = _open(data, limits, field)
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1..8; damaged EXIF data does not make a picture unreadable and counts as 1."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _PILLOW_RAISES:
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _without_metadata(image: Image.Image) -> Image.Image:
+    image.info.clear()  # EXIF, ICC profile, comments: Pillow would write some of them into answers
+    return image
+
+
+def _is_lossy(image: Image.Image, data: bytes) -> bool:
+    name = _format(data)
+    if name == "WEBP":
+        return not _is_lossless_webp(data)
+    return name == "JPEG" or "jpeg" in str(image.info.get("compression", ""))
+
+
+def _is_lossless_webp(data: bytes) -> bool:
+    """Walk the RIFF chunks to the one with the pixels: "VP8L" is lossless, "VP8 " is not."""
+    position = 12
+    while position + 8 <= len(data):
+        name, length = struct.unpack_from("<4sI", data, position)
+        if name in {b"VP8L", b"VP8 "}:
+            return bool(name == b"VP8L")
+        position += 8 + length + length % 2
+    return False
