@@ -133,8 +133,8 @@ class SegGptConfig:
         allowed = f"different layers from 0 to {self.num_hidden_layers - 1}"
         if (
             not indices
-            or len(set(indices)) != len(indices)
             or not all(_is_integer(index) and 0 <= index < self.num_hidden_layers for index in indices)
+            or len(set(indices)) != len(indices)
         ):
             raise _refused("intermediate_hidden_state_indices", indices, allowed)
         if not _is_integer(self.merge_index) or not 0 <= self.merge_index <= min(indices):

@@ -19,6 +19,7 @@ from torch import Tensor
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 _MAX_VALUE = 255.0
+_WIDE_MODES = "IF"  # the first letters of Pillow's I, I;16 and so on, and F
 
 Picture = Image.Image | NDArray[Any] | Tensor
 
@@ -383,7 +384,7 @@ def _listed(pictures: Picture | Sequence[Picture]) -> Iterable[Picture]:
 
 
 def _array(picture: Picture) -> NDArray[Any]:
-    """(H, W) or (H, W, C) numbers in [0, 255] of any picture but PIL's."""
+    """(H, W) or (H, W, 3) uint8 of any picture but PIL's; booleans become 0 and 255."""
     array = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else np.asarray(picture)
     if array.ndim == 3 and array.shape[-1] not in (1, 3) and array.shape[0] in (1, 3):
         array = array.transpose(1, 2, 0)
@@ -392,8 +393,8 @@ def _array(picture: Picture) -> NDArray[Any]:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3) or 0 in array.shape:
         raise ValueError(f"a picture has shape {array.shape}; it must be (H, W), (H, W, 3) or (3, H, W)")
     if array.dtype == np.bool_:
-        return array.astype(np.uint8)
-    if array.min() < 0 or array.max() > _MAX_VALUE:
+        return array.astype(np.uint8) * 255
+    if not 0 <= array.min() <= array.max() <= _MAX_VALUE:  # so written, it refuses NaN too
         raise ValueError(f"a picture has values from {array.min()} to {array.max()}; they must lie in 0..255")
     if array.dtype.kind == "f" and 0 < array.max() <= 1:
         raise ValueError("a picture of floats lies in 0..1; values must lie in 0..255 (multiply by 255)")
@@ -403,7 +404,10 @@ def _array(picture: Picture) -> NDArray[Any]:
 def _rgb(picture: Picture) -> NDArray[np.uint8]:
     """(H, W, 3) uint8."""
     if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"))
+        # Pillow would clip the wide modes (16 and 32 bit) to a white picture; their values are checked instead.
+        if picture.mode[0] not in _WIDE_MODES:
+            return np.asarray(picture.convert("RGB"))
+        picture = np.asarray(picture)
     array = _array(picture)
     return array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2)
 
@@ -412,10 +416,10 @@ def _mask_colours(mask: Picture, palette: NDArray[np.uint8] | None, as_map: bool
     """A map of class indices or an RGB mask -> (H, W, 3) uint8 colours."""
     if isinstance(mask, Image.Image):
         # P holds class indices, which is what a mask of that mode is for; its colours are for people.
-        array = np.asarray(mask if mask.mode in ("L", "P", "1", "I", "RGB") else mask.convert("RGB"))
-        array = _array(array)
-    else:
-        array = _array(mask)
+        is_plain = mask.mode in ("L", "P", "1", "RGB") or mask.mode[0] in _WIDE_MODES
+        mask = np.asarray(mask if is_plain else mask.convert("RGB"))
+    is_boolean = mask.dtype in (np.bool_, torch.bool)
+    array = _array(mask)
     if array.ndim == 3:
         if palette is not None and as_map:
             raise ValueError("num_labels needs a 2-D map of class indices; this mask has three channels")
@@ -423,7 +427,11 @@ def _mask_colours(mask: Picture, palette: NDArray[np.uint8] | None, as_map: bool
     if not as_map:
         raise ValueError("do_convert_rgb=False needs masks of three channels; this one has two axes")
     if palette is None:
+        if array.max() == 1:
+            raise ValueError("a mask of 0 and 1 would be nearly black; give num_labels=1, or a mask of 0 and 255")
         return np.repeat(array[..., None], 3, axis=2)
+    if is_boolean:
+        array = array // 255
     highest = int(array.max())
     if highest >= len(palette):
         raise ValueError(f"a mask has label {highest}; num_labels={len(palette) - 1} allows 0 to {len(palette) - 1}")

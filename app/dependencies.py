@@ -1,0 +1,24 @@
+"""What routes ask for, by type."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.pipeline import StageTimes
+from app.service import Service
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _times(request: Request) -> StageTimes:
+    times: StageTimes = request.state.times
+    return times
+
+
+ServiceOf = Annotated[Service, Depends(_service)]
+TimesOf = Annotated[StageTimes, Depends(_times)]

@@ -1,0 +1,171 @@
+"""What every request passes on its way in and out. Pure ASGI, so that a client's leaving reaches the route.
+
+`Observed` is the outermost: request id, Server-Timing, log line, metrics, and a problem for whatever nobody caught.
+`Guarded` stands before the route that reads bodies: it refuses early and counts bytes while they stream in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+import uuid
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import logs
+from app.errors import BodyTooLarge, InternalProblem, Problem, TooManyBytesInFlight
+from app.metrics import STAGES
+from app.pipeline import StageTimes
+from app.problems import problem_response
+from app.service import Service
+
+_REQUEST_ID: Final = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_DISCARD_S: Final = 5.0
+
+logger = logging.getLogger("app.access")
+
+
+class Observed:
+    """Give every request an id and stage times; log, count, and let nothing escape unanswered."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        identity = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        logs.request_id.set(identity)
+        times = StageTimes()
+        state = scope.setdefault("state", {})
+        state["times"] = times
+        state["arrived"] = time.monotonic()
+        status = 0
+
+        async def send_observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = identity
+                headers["Server-Timing"] = _server_timing(times, start)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_observed)
+        except Exception:  # the last boundary: whatever it was, the client gets an answer and the log the traceback
+            logger.exception("a request failed in a way that nobody foresaw")
+            if not status:
+                problem = InternalProblem("the service failed; its log has the reason under this request id")
+                state["problem"] = problem.slug
+                await problem_response(problem)(scope, receive, send_observed)
+        finally:
+            self._record(scope, status, start)
+
+    def _record(self, scope: Scope, status: int, start: float) -> None:
+        metrics = self._service.metrics
+        state = scope["state"]
+        route = getattr(scope.get("route"), "path", None) or "unmatched"
+        seconds = time.perf_counter() - start
+        metrics.requests.labels(route, str(status or "left")).inc()
+        if slug := state.get("problem"):
+            metrics.rejected.labels(slug).inc()
+        times: StageTimes = state["times"]
+        if times.ms:
+            metrics.request_seconds.observe(seconds)
+        level = logging.DEBUG if route.startswith(("/health", "/metrics")) else logging.INFO
+        extra = {f"{stage}_ms": round(ms, 2) for stage, ms in times.ms.items()}
+        if slug:
+            extra["problem"] = slug
+        logger.log(
+            level,
+            "%s %s %s in %.1f ms",
+            scope["method"],
+            scope["path"],
+            status or "client left",
+            seconds * 1000,
+            extra={"method": scope["method"], "path": scope["path"], "status": status, **extra},
+        )
+
+
+def _server_timing(times: StageTimes, start: float) -> str:
+    entries = [f"{stage};dur={times.ms.get(stage, 0.0):.2f}" for stage in STAGES]
+    return ", ".join([*entries, f"total;dur={(time.perf_counter() - start) * 1000:.2f}"])
+
+
+class Guarded:
+    """Before the segmentation route: refuse what cannot be served, and bound the bytes that bodies hold."""
+
+    def __init__(self, app: ASGIApp, service: Service, path: str) -> None:
+        self._app = app
+        self._service = service
+        self._path = path
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        settings = self._service.settings
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > settings.max_body_bytes:
+            # Not read at all: the connection is closed behind this answer.
+            await self._refuse(_too_large(int(declared), settings.max_body_bytes), scope, receive, send)
+            return
+        if (problem := self._service.refusal()) is not None:
+            await _discard(receive, settings.max_body_bytes)
+            await self._refuse(problem, scope, receive, send)
+            return
+        held = 0
+
+        async def receive_counted() -> Message:
+            nonlocal held
+            message = await receive()
+            size = len(message.get("body", b""))
+            held += size
+            self._count(size)
+            if held > settings.max_body_bytes:
+                raise _too_large(held, settings.max_body_bytes)
+            if self._in_flight > settings.max_bytes_in_flight:
+                raise TooManyBytesInFlight(
+                    f"all requests together hold {self._in_flight} bytes; allowed are {settings.max_bytes_in_flight}"
+                )
+            return message
+
+        try:
+            await self._app(scope, receive_counted, send)
+        finally:
+            self._count(-held)
+
+    def _count(self, size: int) -> None:
+        self._in_flight += size
+        self._service.metrics.bytes_in_flight.set(self._in_flight)
+
+    async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["problem"] = problem.slug
+        await problem_response(problem)(scope, receive, send)
+
+
+def _too_large(got: int, allowed: int) -> BodyTooLarge:
+    return BodyTooLarge(f"got {got} bytes or more; allowed are {allowed}", limit=allowed)
+
+
+async def _discard(receive: Receive, most_bytes: int) -> None:
+    """Read a refused body away: a client that is still sending would otherwise see a reset, not the answer."""
+    left = most_bytes
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return

@@ -1,0 +1,204 @@
+"""One request from its bytes to its PNG: decode -> preprocess -> queue -> forward -> postprocess -> encode.
+
+Read `Pipeline.segment` from top to bottom: that is what the service does. Decoding, resizing and encoding run in a pool
+of threads beside the device's work; nothing here blocks the event loop. Knows neither HTTP nor processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, TypeVar
+
+from PIL import Image
+
+from app.batcher import Batcher
+from app.errors import DeadlineExceeded, ExampleCount
+from app.images import Limits, check_aspect, check_header, decode_image, decode_mask, mask_to_cell, to_cell
+from app.masks import encode_mask, encode_overlay, encode_soft
+from app.metrics import STAGES, Metrics
+from app.worker.cells import Pixels
+
+EmbeddingType = Literal["instance", "semantic"]
+Output = Literal["mask", "soft", "overlay"]
+Result = TypeVar("Result")
+
+
+class StageTimes:
+    """Milliseconds of one request in each stage; a stage that has not run has none."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time inside to `stage`, whether or not it ends well."""
+        assert stage in STAGES
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.ms[stage] = self.ms.get(stage, 0.0) + (time.perf_counter() - start) * 1000
+
+
+@dataclass(frozen=True)
+class Example:
+    """One encoded prompt image and its encoded prompt mask."""
+
+    image: bytes
+    mask: bytes
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What to segment and how to answer.
+
+    Args:
+        image: the encoded input image.
+        examples: at least one.
+        embedding_type: "instance" or "semantic".
+        threshold: in [0, 1]; a pixel belongs to the mask when its grey value is above threshold * 255.
+        output: "mask" is 0 and 255, "soft" the grey values, "overlay" the input image with all else darkened.
+        deadline: absolute, `time.monotonic()` seconds.
+        times: filled in as the request goes along, also when it fails on the way.
+    """
+
+    image: bytes
+    examples: Sequence[Example]
+    embedding_type: EmbeddingType
+    threshold: float
+    output: Output
+    deadline: float
+    times: StageTimes = field(default_factory=StageTimes)
+
+
+class Pipeline:
+    """The way of every request; one per service.
+
+    Args:
+        batcher: the queue in front of the devices.
+        codecs: threads for decoding, resizing and encoding.
+        metrics: where stage times are counted.
+        cell_size: (height, width) in pixels of the pictures that the network takes.
+        limits: what a picture may measure.
+        max_examples: most examples of one request.
+    """
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        codecs: ThreadPoolExecutor,
+        metrics: Metrics,
+        *,
+        cell_size: tuple[int, int],
+        limits: Limits,
+        max_examples: int,
+    ) -> None:
+        self._batcher = batcher
+        self._codecs = codecs
+        self._metrics = metrics
+        self._cell_size = cell_size
+        self._limits = limits
+        self._max_examples = max_examples
+
+    async def segment(self, request: Segmentation) -> bytes:
+        """Answer one request with a PNG of the input image's size.
+
+        Raises:
+            Problem: any of `app.errors`; what it says of the request names the form field.
+        """
+        times = request.times
+        self._check_count(len(request.examples))
+        try:
+            with self._batcher.admit(len(request.examples)) as ticket:
+                with times.measure("decode"):
+                    image, examples = await self._decode(request)
+                with times.measure("preprocess"):
+                    input_size = (image.height, image.width)
+                    cells, prompts = await self._preprocess(image, examples, request.deadline)
+                    ticket.write(cells, prompts)
+                    # Only what is small waits in the queue.
+                    del image, examples, cells, prompts
+                answer = await ticket.answer(request.embedding_type, request.deadline)
+            times.ms |= {
+                "queue": answer.queue_ms,
+                "forward": answer.forward_ms,
+                "postprocess": answer.postprocess_ms,
+            }
+            with times.measure("encode"):
+                encode = self._encoder(request, answer.grey, input_size)
+                (png,) = await self._in_threads([encode], request.deadline)
+            return png
+        finally:
+            for stage, ms in times.ms.items():
+                self._metrics.stage_seconds.labels(stage).observe(ms / 1000)
+
+    def _check_count(self, count: int) -> None:
+        if not 1 <= count <= self._max_examples:
+            raise ExampleCount(
+                f"got {count} examples; allowed are 1 to {self._max_examples}", got=count, limit=self._max_examples
+            )
+
+    async def _decode(self, request: Segmentation) -> tuple[Image.Image, list[tuple[Image.Image, Image.Image]]]:
+        """All pictures upright, RGB and at full size; the cheap refusals come before any decoding."""
+        await self._in_threads([partial(self._check_headers, request)], request.deadline)
+        calls: list[Callable[[], Image.Image]] = [partial(decode_image, request.image, self._limits, "image")]
+        for index, example in enumerate(request.examples):
+            calls.append(partial(decode_image, example.image, self._limits, f"prompt_image[{index}]"))
+            calls.append(partial(decode_mask, example.mask, self._limits, f"prompt_mask[{index}]"))
+        image, *rest = await self._in_threads(calls, request.deadline)
+        examples = list(zip(rest[::2], rest[1::2], strict=True))
+        for index, (prompt, mask) in enumerate(examples):
+            check_aspect((prompt.height, prompt.width), (mask.height, mask.width), f"prompt_mask[{index}]")
+        return image, examples
+
+    def _check_headers(self, request: Segmentation) -> None:
+        check_header(request.image, self._limits, "image")
+        for index, example in enumerate(request.examples):
+            check_header(example.image, self._limits, f"prompt_image[{index}]")
+            check_header(example.mask, self._limits, f"prompt_mask[{index}]")
+
+    async def _preprocess(
+        self, image: Image.Image, examples: Sequence[tuple[Image.Image, Image.Image]], deadline: float
+    ) -> tuple[Pixels, list[tuple[Pixels, Pixels]]]:
+        """(h, w, 3) uint8 of every picture, at the network's size."""
+        calls = [partial(to_cell, image, self._cell_size)]
+        for prompt, mask in examples:
+            calls.append(partial(to_cell, prompt, self._cell_size))
+            calls.append(partial(mask_to_cell, mask, self._cell_size))
+        cells, *rest = await self._in_threads(calls, deadline)
+        return cells, list(zip(rest[::2], rest[1::2], strict=True))
+
+    def _encoder(self, request: Segmentation, grey: Pixels, size: tuple[int, int]) -> Callable[[], bytes]:
+        if request.output == "mask":
+            return partial(encode_mask, grey, size, request.threshold)
+        if request.output == "soft":
+            return partial(encode_soft, grey, size)
+
+        def overlay() -> bytes:
+            # Decoded a second time rather than kept: 12 megapixels are 36 MB for as long as the queue is.
+            return encode_overlay(decode_image(request.image, self._limits), grey, request.threshold)
+
+        return overlay
+
+    async def _in_threads(self, calls: Sequence[Callable[[], Result]], deadline: float) -> list[Result]:
+        """Run `calls` beside each other; the first error is raised, and what has not begun by then never does."""
+        loop = asyncio.get_running_loop()
+        futures = [loop.run_in_executor(self._codecs, _unless_late, call, deadline) for call in calls]
+        try:
+            return await asyncio.gather(*futures)
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _unless_late(call: Callable[[], Result], deadline: float) -> Result:
+    """Work that nobody waits for any more is not begun."""
+    if time.monotonic() >= deadline:
+        raise DeadlineExceeded("the deadline passed before the pictures were decoded or the answer encoded")
+    return call()

@@ -1,0 +1,269 @@
+"""The running service: finds the checkpoint, starts the workers, and knows at any moment whether it can answer.
+
+Everything that must be started and stopped hangs here; what a request does is in `app.pipeline`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import app
+from app.batcher import Batcher, cells_needed
+from app.errors import Draining, NotReady, Problem
+from app.images import Limits
+from app.metrics import Metrics
+from app.pipeline import Pipeline
+from app.schemas import Model, Models, Size, Worker
+from app.settings import Settings
+from app.worker.cells import Cells
+from app.worker.messages import LoadFailed, MessageError, Prepared, decode
+from app.worker.supervisor import Supervisor, configure
+
+_REST_GRACE_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class _StartError(Exception):
+    """The service can never answer; one line says why."""
+
+
+class Service:
+    """One service in one event loop.
+
+    Args:
+        settings: every knob.
+        on_fatal: called once, with one line, when the service can never answer: no checkpoint, no device.
+    """
+
+    def __init__(self, settings: Settings, on_fatal: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.metrics.queue_limit_pairs.set(settings.queue_pairs)
+        self.metrics.workers_ready.set_function(lambda: self.workers_ready)
+        self.failure: str | None = None
+        self.draining = False
+        self._on_fatal = on_fatal
+        self._was_ready = False
+        self._opening: asyncio.Task[None] | None = None
+        self._prepared: Prepared | None = None
+        self._codecs = ThreadPoolExecutor(
+            settings.codec_threads or max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="codec"
+        )
+        self._cells: Cells | None = None
+        self._batcher: Batcher | None = None
+        self._pipeline: Pipeline | None = None
+        self._supervisors: list[Supervisor] = []
+
+    # Its life.
+
+    def start(self) -> None:
+        """Begin to open; returns at once, `ready` turns true when a worker has given its warm-up answer."""
+        self._opening = asyncio.create_task(self._open(), name="open the service")
+
+    def drain(self) -> None:
+        """Take nothing new from now on; what was accepted goes on."""
+        if not self.draining:
+            logger.info("draining: what was accepted is finished, nothing new is taken")
+        self.draining = True
+        if self._batcher is not None:
+            self._batcher.close()
+
+    async def stop(self) -> None:
+        """Finish what was accepted, for at most `SEGGPT_DRAIN_S`, then end every process and thread."""
+        self.drain()
+        if self._opening is not None:
+            self._opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._opening
+        if self._batcher is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.drain_s):
+                    await self._batcher.drain()
+            self._batcher.fail_all(Draining("the service stopped before this request's turn came"))
+        await asyncio.gather(*(supervisor.stop(_REST_GRACE_S) for supervisor in self._supervisors))
+        self._codecs.shutdown(wait=False, cancel_futures=True)
+        if self._cells is not None:
+            self._cells.close()
+
+    async def _open(self) -> None:
+        try:
+            self._prepared = await _prepare(self.settings)
+            self._wire(self._prepared)
+        except (_StartError, OSError) as error:
+            self._fail(str(error))
+
+    def _wire(self, prepared: Prepared) -> None:
+        settings = self.settings
+        self._cells = Cells(cells_needed(settings.queue_pairs), prepared.cell_size)
+        self._batcher = Batcher(settings.queue_pairs, self._cells, self.metrics, workers=len(prepared.devices))
+        self._pipeline = Pipeline(
+            self._batcher,
+            self._codecs,
+            self.metrics,
+            cell_size=prepared.cell_size,
+            limits=Limits(settings.max_image_pixels, settings.max_image_side),
+            max_examples=settings.max_examples,
+        )
+        for device in prepared.devices:
+            setup = configure(
+                prepared.checkpoint,
+                self._cells,
+                device=device,
+                dtype=settings.dtype,
+                threads=settings.threads,
+                max_batch_pairs=settings.max_batch_pairs,
+                warmup_limit_s=settings.warmup_limit_s,
+            )
+            supervisor = Supervisor(
+                setup,
+                self._cells,
+                self._batcher,
+                self.metrics,
+                forward_timeout_s=settings.forward_timeout_s,
+                on_fatal=self._fail,
+            )
+            self._supervisors.append(supervisor)
+            supervisor.start()
+
+    def _fail(self, message: str) -> None:
+        """A worker of several may fail for good while others serve; the service fails with the last."""
+        logger.critical("%s", message)
+        if self.failure is None and all(supervisor.state == "failed" for supervisor in self._supervisors):
+            self.failure = message
+            self._on_fatal(message)
+
+    # What it is like now.
+
+    @property
+    def workers_ready(self) -> int:
+        """How many workers can answer."""
+        return sum(supervisor.ready for supervisor in self._supervisors)
+
+    @property
+    def started(self) -> bool:
+        """Whether a worker has ever been ready."""
+        self._was_ready = self._was_ready or self.workers_ready > 0
+        return self._was_ready
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request that comes now would be answered without waiting for a worker to start."""
+        return not self.draining and self.workers_ready > 0
+
+    @property
+    def condition(self) -> str:
+        """What the service is doing, for people."""
+        if self.failure is not None:
+            return self.failure
+        if self.draining:
+            return "draining: finishing what was accepted"
+        if self._prepared is None:
+            return f"fetching the checkpoint {self.settings.checkpoint}"
+        if self.workers_ready == 0:
+            return "; ".join(f"worker {worker.device} is {worker.state}" for worker in self._supervisors)
+        return f"{self.workers_ready} of {len(self._supervisors)} workers ready"
+
+    def open_pipeline(self) -> Pipeline:
+        """The way of a new request.
+
+        While a worker is being replaced requests are still taken: they wait for it, up to their deadline.
+
+        Raises:
+            Draining: the service is shutting down.
+            NotReady: no worker was ever ready.
+        """
+        if self.draining:
+            raise Draining("the service is shutting down and takes no new requests")
+        if self._pipeline is None or not self.started:
+            raise NotReady(f"not ready: {self.condition}")
+        return self._pipeline
+
+    def refusal(self) -> Problem | None:
+        """Why a segmentation request would be refused whatever is in it, before its body is read; None if it is not."""
+        try:
+            self.open_pipeline()
+            if self._batcher is not None:
+                self._batcher.check_room(1)
+        except Problem as problem:
+            return problem
+        return None
+
+    def models(self) -> Models:
+        """The loaded checkpoint, as `/v1/models` shows it."""
+        prepared = self._prepared
+        if prepared is None:
+            return Models(models=[])
+        infos = [supervisor.info for supervisor in self._supervisors]
+        return Models(
+            models=[
+                Model(
+                    checkpoint=prepared.checkpoint["source"],
+                    revision=prepared.checkpoint["revision"],
+                    parameters=next((info.parameters for info in infos if info is not None), None),
+                    picture_size=Size(height=prepared.cell_size[0], width=prepared.cell_size[1]),
+                    canvas_size=Size(height=prepared.canvas_size[0], width=prepared.canvas_size[1]),
+                    patch_size=prepared.patch_size,
+                    workers=[
+                        Worker(
+                            device=supervisor.device,
+                            device_name=info.device_name if info else None,
+                            dtype=info.dtype if info else None,
+                            state=supervisor.state,
+                            max_batch_pairs=supervisor.max_batch_pairs if info else None,
+                        )
+                        for supervisor, info in zip(self._supervisors, infos, strict=True)
+                    ],
+                )
+            ]
+        )
+
+
+async def _prepare(settings: Settings) -> Prepared:
+    """Run `python -m app.worker.prepare`; ended with it if this is cancelled.
+
+    Raises:
+        _StartError: what it said, or that it ended without a word.
+    """
+    arguments = ["--checkpoint", settings.checkpoint, "--devices", ",".join(settings.devices)]
+    for name, value in (("--revision", settings.revision), ("--cache-dir", settings.cache_dir)):
+        arguments += [name, value] if value else []
+    arguments += ["--offline"] if settings.offline else []
+    # The child finds `app` where this process did, wherever it was started from.
+    path = os.pathsep.join((str(Path(app.__file__).parents[1]), os.environ.get("PYTHONPATH", "")))
+    environment = {**os.environ, "PYTHONPATH": path}
+    if settings.token is not None:
+        environment["HF_TOKEN"] = settings.token.get_secret_value()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "app.worker.prepare",
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        output = await process.stdout.read()
+        await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    try:
+        message = decode(output)
+    except MessageError as error:
+        raise _StartError(f"preparing the checkpoint ended with status {process.returncode} and no result") from error
+    if isinstance(message, LoadFailed):
+        raise _StartError(message.message)
+    assert isinstance(message, Prepared)
+    return message

@@ -1,0 +1,144 @@
+"""The HTTP process's handle on one worker process: start it, talk to it, end it.
+
+Knows processes, sockets and messages; knows nothing of batches, of restarting or of why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from pathlib import Path
+
+import app
+from app.worker.messages import Message, MessageError, decode, encode
+
+# The longest line a worker sends is an error message; a line beyond this is not one of ours.
+_LINE_LIMIT_BYTES = 1 << 20
+_MOMENT_S = 1.0
+
+
+class WorkerGoneError(Exception):
+    """The worker process has ended or cannot be understood any more."""
+
+
+class WorkerChannel:
+    """A running worker process and the socket to it. Made by `open`, ended by `kill`, always."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, memory_fd: int) -> WorkerChannel:
+        """Start `python -m app.worker`.
+
+        Args:
+            memory_fd: descriptor of the shared cells, which the child inherits.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "app.worker",
+                    f"--socket={theirs.fileno()}",
+                    f"--memory={memory_fd}",
+                    pass_fds=(theirs.fileno(), memory_fd),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    # A session of its own: Ctrl-C in a terminal reaches the HTTP process only, which then drains.
+                    start_new_session=True,
+                    env=_environment(),
+                )
+            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LINE_LIMIT_BYTES)
+        except BaseException:
+            # Whatever happens from here on, a cancellation included: the child sees the end of its socket and exits.
+            ours.close()
+            raise
+        return cls(process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs and its socket is open, as far as is known."""
+        return self._process.returncode is None and not self._reader.at_eof()
+
+    async def send(self, message: Message) -> None:
+        """Send one message.
+
+        Raises:
+            WorkerGoneError: nobody reads any more.
+        """
+        try:
+            self._writer.write(encode(message))
+            await self._writer.drain()
+        except OSError as error:
+            raise WorkerGoneError(await self.obituary()) from error
+
+    async def receive(self) -> Message:
+        """Wait for the next message. Cancelling it loses nothing.
+
+        Raises:
+            WorkerGoneError: the process has ended, or what it says is not a message.
+        """
+        try:
+            line = await self._reader.readline()
+            if line.endswith(b"\n"):
+                return decode(line)
+        except MessageError as error:
+            raise WorkerGoneError(str(error)) from error
+        except ValueError as error:  # asyncio's word for a line beyond the limit
+            raise WorkerGoneError(f"a line has more than {_LINE_LIMIT_BYTES} bytes") from error
+        except OSError:
+            pass  # reset: as good as the end
+        raise WorkerGoneError(await self.obituary())
+
+    async def obituary(self) -> str:
+        """How the process ended, for the log; it is killed if it does not end by itself at once."""
+        with contextlib.suppress(TimeoutError):
+            # Its socket ends a moment before it does, and killing it then would hide its exit code.
+            async with asyncio.timeout(_MOMENT_S):
+                await self._process.wait()
+        await self.kill()
+        code = self._process.returncode
+        return f"it was ended by signal {-code}" if code is not None and code < 0 else f"it exited with code {code}"
+
+    async def exited(self) -> None:
+        """Wait until the process has ended by itself."""
+        await self._process.wait()
+
+    async def kill(self) -> None:
+        """End the process now, wait for it, close the socket. Again does nothing.
+
+        When this returns nobody but the HTTP process writes to the cells.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()  # SIGKILL: it also ends a stopped or hung process
+        self._writer.close()
+        # Reaping must not be left half done: a cancelled wait would leave a process that still writes to the cells.
+        await asyncio.shield(self._process.wait())
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, so that the child finds the same `app` wherever it was imported from."""
+    root = str(Path(app.__file__).parent.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

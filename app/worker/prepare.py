@@ -1,0 +1,77 @@
+"""`python -m app.worker.prepare`: find the checkpoint and the devices, say so in one JSON line, and end.
+
+A process of its own, so that a download can be interrupted at any moment and the HTTP process needs no torch. Progress
+shows on stderr. The hub's token comes in `HF_TOKEN`, never on the command line, which every user of a machine can read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from app.worker.messages import LoadFailed, Prepared, encode
+from model.checkpoint import BUNDLED, CheckpointError, resolve
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print `Prepared`, or `LoadFailed` with exit status 2."""
+    parser = argparse.ArgumentParser(prog="python -m app.worker.prepare")
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--revision")
+    parser.add_argument("--cache-dir")
+    parser.add_argument("--offline", action="store_true")
+    parser.add_argument("--devices", required=True, help="auto, cpu, cuda or a list such as cuda:0,cuda:1")
+    options = parser.parse_args(arguments)
+    try:
+        devices = _devices(options.devices)
+        checkpoint = resolve(
+            BUNDLED if options.checkpoint == "bundled" else options.checkpoint,
+            revision=options.revision,
+            cache_dir=options.cache_dir,
+            local_files_only=options.offline,
+        )
+    except (CheckpointError, _NoDeviceError) as error:
+        _say(LoadFailed(str(error)))
+        return 2
+    _say(
+        Prepared(
+            checkpoint=replace(checkpoint, source=options.checkpoint).to_dict(),
+            canvas_size=checkpoint.config.image_size,
+            cell_size=checkpoint.config.half_size,
+            patch_size=checkpoint.config.patch_size,
+            devices=devices,
+        )
+    )
+    return 0
+
+
+class _NoDeviceError(Exception):
+    """A device was asked for that is not there."""
+
+
+def _devices(asked: str) -> tuple[str, ...]:
+    there = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+    if asked == "auto":
+        return there or ("cpu",)
+    wanted = there if asked == "cuda" else tuple(asked.split(","))
+    missing = [name for name in wanted if name != "cpu" and name not in there]
+    if missing or not wanted:
+        raise _NoDeviceError(f"SEGGPT_DEVICES is {asked!r}; this machine has {', '.join((*there, 'cpu'))}")
+    return wanted
+
+
+def _say(message: Prepared | LoadFailed) -> None:
+    sys.stdout.buffer.write(encode(message))
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    # The system's own way to end: at once, and without a traceback. What has been downloaded stays.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""A checkpoint, wherever it lies, becomes a network; and a network becomes one that transformers loads.
+
+Weights are mapped into memory, not read: in the stored precision a network costs no second copy. Which tensor is
+called what is known by `model.weights`, how files come from the hub by `model.hub`. `python -m model.checkpoint SOURCE`
+fetches and checks, for callers that must be able to interrupt it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.config import SegGptConfig
+from model.hub import HubError, HubRepository
+from model.processing import SegGptImageProcessor
+from model.seggpt import SegGptForImageSegmentation
+from model.weights import (
+    FILE_SUFFIXES,
+    CheckpointError,
+    Layout,
+    files_of,
+    layout_of,
+    map_tensors,
+    metadata_of,
+    one_line,
+    some,
+    to_huggingface,
+    to_original,
+    write_safetensors,
+)
+
+BUNDLED = Path(__file__).parent / "checkpoints" / "seggpt-mini"
+
+_CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_CONFIG_KEY = "seggpt_config"  # in the metadata of what `save` writes: a lone file explains itself
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights on this machine and the network that they are for.
+
+    Args:
+        weights: a `.safetensors`, the index of several, or an original `.pth`.
+        config: the network's.
+        revision: commit hash on the hub; None for local files.
+        layout: whose names the tensors have.
+        source: what `resolve` was asked for.
+    """
+
+    weights: Path
+    config: SegGptConfig
+    revision: str | None
+    layout: Layout
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: the fields, `config` as in a config.json."""
+        return {**asdict(self), "weights": str(self.weights), "config": self.config.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Checkpoint:
+        """The inverse of `to_dict`."""
+        config = SegGptConfig.from_dict(values["config"])
+        return cls(**{**values, "weights": Path(values["weights"]), "config": config})
+
+
+def resolve(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    endpoint: str | None = None,
+) -> Checkpoint:
+    """Find a checkpoint, download it if need be, and check every tensor's name, shape and type; weights stay unread.
+
+    Args:
+        source: a folder with config.json and model.safetensors (or its index and shards); a lone .safetensors or
+            original .pth (a config.json beside it is read); or a hub id, "owner/name".
+        revision: branch, tag or commit on the hub.
+        cache_dir: where downloads are kept; None means Hugging Face's cache.
+        token: for private repositories; None means `HF_TOKEN` or the stored login.
+        local_files_only: never use the network.
+        endpoint: URL of the hub; None means `HF_ENDPOINT` or huggingface.co.
+
+    Raises:
+        CheckpointError: it is not there, is no checkpoint, is damaged, or does not fit its config.
+    """
+    path = Path(source).expanduser()
+    commit: str | None = None
+    if source != "" and path.is_dir():
+        weights = _weights_in(path)
+    elif path.is_file():
+        weights = path
+    elif isinstance(source, str) and _HUB_ID.fullmatch(source) and path.suffix not in FILE_SUFFIXES:
+        weights = _from_hub(HubRepository(source, revision, cache_dir, token, local_files_only, endpoint))
+        commit = weights.parent.name
+    else:
+        raise CheckpointError(f"{source}: no such file or folder, nor a hub id (owner/name)")
+    weights = weights.absolute()
+    tensors = map_tensors(weights)
+    checkpoint = Checkpoint(weights, _config_of(weights, tensors), commit, layout_of(weights), str(source))
+    _check(checkpoint, tensors)
+    return checkpoint
+
+
+def load(
+    checkpoint: Checkpoint, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> SegGptForImageSegmentation:
+    """Build the network with the checkpoint's weights, ready to answer (`eval`).
+
+    Args:
+        checkpoint: from `resolve`.
+        dtype: precision of the weights; None keeps the stored one, which on the CPU maps them without a copy.
+        device: where the weights go; None means the CPU.
+
+    Raises:
+        CheckpointError: the file has gone, or was changed since it was resolved.
+    """
+    tensors = map_tensors(checkpoint.weights)
+    _check(checkpoint, tensors)
+    if dtype is None:
+        dtype = _common_dtype(tensors)
+    # One tensor at a time, so that a cast or a move to a device never holds the whole network twice.
+    state = {name: tensors.pop(name).to(device=device, dtype=dtype) for name in list(tensors)}
+    model = _skeleton(checkpoint.config)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+def save(model: SegGptForImageSegmentation, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write config.json, preprocessor_config.json and model.safetensors, as transformers reads them.
+
+    The weights are replaced whole, so that a network may be saved over the checkpoint that it is mapped from.
+
+    Args:
+        model: the network; it is not changed.
+        folder: made if it is not there.
+        dtype: precision on disk; None keeps the network's.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: tensor.detach().to(device="cpu", dtype=dtype).contiguous() for name, tensor in model.state_dict().items()
+    }
+    stored = str(_common_dtype(state)).removeprefix("torch.")
+    config = replace(model.config, extra={**model.config.extra, "dtype": stored})
+    metadata = {"format": "pt", _CONFIG_KEY: json.dumps(config.to_dict(), sort_keys=True)}
+    write_safetensors(state, folder / _WEIGHTS, metadata)
+    config.save_json(folder / _CONFIG)
+    preprocessor = SegGptImageProcessor(config.half_size).to_dict()
+    (folder / _PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2, sort_keys=True) + "\n")
+
+
+def preprocessor_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The preprocessor_config.json beside the weights; without one, the published settings at this network's size.
+
+    Raises:
+        CheckpointError: the file is there and cannot be read.
+    """
+    beside = checkpoint.weights.parent / _PREPROCESSOR
+    if not beside.is_file():
+        return SegGptImageProcessor(checkpoint.config.half_size).to_dict()
+    try:
+        values = json.loads(beside.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}, not an object")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{beside} is not a preprocessor config: {one_line(error)}") from error
+    return values
+
+
+def _weights_in(folder: Path) -> Path:
+    if not (folder / _CONFIG).is_file():
+        raise CheckpointError(f"{folder} has no {_CONFIG}; a checkpoint folder has {_CONFIG} and {_WEIGHTS}")
+    for name in (_WEIGHTS, _INDEX):
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder} has neither {_WEIGHTS} nor {_INDEX}; name an original .pth by its path")
+
+
+def _from_hub(repository: HubRepository) -> Path:
+    """Fetch config, preprocessor and safetensors (never a pickle) and return the weights' path."""
+    try:
+        folder = repository.snapshot((_CONFIG, _PREPROCESSOR, _INDEX))
+        if not (folder / _CONFIG).is_file():
+            raise CheckpointError(f"hub repository {repository.name} has no {_CONFIG}: it is no checkpoint")
+        index = folder / _INDEX
+        for file in files_of(index) if index.is_file() else (folder / _WEIGHTS,):
+            repository.fetch(file.name, folder.name)
+    except HubError as error:
+        raise CheckpointError(str(error)) from error
+    return _weights_in(folder)
+
+
+def _config_of(weights: Path, tensors: Mapping[str, Tensor]) -> SegGptConfig:
+    """From the config.json beside the weights, else from the file itself, else the published one if it fits."""
+    beside = weights.parent / _CONFIG
+    try:
+        if beside.is_file():
+            return SegGptConfig.from_json_file(beside)
+        stored = metadata_of(weights).get(_CONFIG_KEY)
+        if stored is not None:
+            return SegGptConfig.from_dict(json.loads(stored))
+    except (OSError, ValueError, TypeError) as error:
+        where = beside if beside.is_file() else weights
+        raise CheckpointError(f"{where} is not a SegGPT config: {one_line(error)}") from error
+    # Shapes do not tell merge_index or which layers the decoder reads: other networks must say so themselves.
+    config = SegGptConfig()
+    if difference := _difference(config, layout_of(weights), tensors):
+        raise CheckpointError(
+            f"{weights} has no {_CONFIG} beside it and is not of the published shape (ViT-L): {difference}"
+        )
+    return config
+
+
+def _check(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
+    if difference := _difference(checkpoint.config, checkpoint.layout, tensors):
+        raise CheckpointError(f"{checkpoint.weights} does not fit its config: {difference}")
+    wrong = [f"{name} is {value.dtype}" for name, value in tensors.items() if value.dtype not in _PRECISIONS]
+    if wrong:
+        allowed = ", ".join(str(precision) for precision in _PRECISIONS)
+        raise CheckpointError(f"{checkpoint.weights}: {some(wrong)}; allowed are {allowed}")
+
+
+def _difference(config: SegGptConfig, layout: Layout, tensors: Mapping[str, Tensor]) -> str:
+    """What is missing, surplus or misshapen, named as in the file; empty if nothing is."""
+    expected = {name: tuple(tensor.shape) for name, tensor in _skeleton(config).state_dict().items()}
+
+    def named(name: str) -> str:
+        return to_original(name) if layout == "original" else name
+
+    missing = [named(name) for name in expected if name not in tensors]
+    surplus = [named(name) for name in tensors if name not in expected]
+    misshapen = [
+        f"{named(name)} is {tuple(tensors[name].shape)}, must be {shape}"
+        for name, shape in expected.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    kinds = (("missing", missing), ("surplus", surplus), ("misshapen", misshapen))
+    return "; ".join(f"{len(names)} {kind}: {some(names)}" for kind, names in kinds if names)
+
+
+def _skeleton(config: SegGptConfig) -> SegGptForImageSegmentation:
+    """The network without storage."""
+    with torch.device("meta"):
+        return SegGptForImageSegmentation(config)
+
+
+def _common_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Resolve one source; print it as a line of JSON, or why not as a line on stderr with exit status 2."""
+    parser = argparse.ArgumentParser(prog="python -m model.checkpoint", description="Fetch and check a checkpoint.")
+    parser.add_argument("source", help="hub id, folder, .safetensors or original .pth")
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument("--cache-dir", help="where downloads are kept")
+    parser.add_argument("--offline", action="store_true", help="never use the network")
+    options = parser.parse_args(arguments)
+    try:
+        checkpoint = resolve(
+            options.source,
+            revision=options.revision,
+            cache_dir=options.cache_dir,
+            local_files_only=options.offline,
+        )
+    except CheckpointError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(json.dumps(checkpoint.to_dict()) + "\n")
+    return 0
+
+
+__all__ = [
+    "BUNDLED",
+    "Checkpoint",
+    "CheckpointError",
+    "Layout",
+    "load",
+    "preprocessor_of",
+    "resolve",
+    "save",
+    "to_huggingface",
+    "to_original",
+]
+
+if __name__ == "__main__":
+    # The system's own way to end: at once, and without a traceback. What has been downloaded stays.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    sys.exit(main())
