@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from types import FrameType
 
@@ -28,8 +29,15 @@ class _Server(uvicorn.Server):
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End cleanly; a second Ctrl-C ends at once.
+
+        Not uvicorn's own handler: that one raises the signal again at the end, so that a clean end would look to an
+        orchestrator like a death, and to a person at a terminal like a traceback.
+        """
+        del frame
         self._service.drain()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def main() -> int:

@@ -51,7 +51,6 @@ class Service:
         self.failure: str | None = None
         self.draining = False
         self._on_fatal = on_fatal
-        self._was_ready = False
         self._opening: asyncio.Task[None] | None = None
         self._prepared: Prepared | None = None
         self._codecs = ThreadPoolExecutor(
@@ -150,8 +149,7 @@ class Service:
     @property
     def started(self) -> bool:
         """Whether a worker has ever been ready."""
-        self._was_ready = self._was_ready or self.workers_ready > 0
-        return self._was_ready
+        return any(supervisor.info is not None for supervisor in self._supervisors)
 
     @property
     def ready(self) -> bool:

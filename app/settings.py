@@ -114,7 +114,10 @@ class Settings(BaseSettings):
         300, gt=0, le=3600, description="Seconds of one forward; a worker that takes longer is replaced."
     )
     warmup_limit_s: float = Field(
-        5, ge=0, le=3600, description="Seconds for warming up further batch sizes after the first answer."
+        5,
+        ge=0,
+        le=3600,
+        description="A batch size whose warm-up forward takes more seconds is not used; single pairs always are.",
     )
     drain_s: float = Field(
         30, ge=0, le=3600, description="Seconds after SIGTERM in which accepted requests are finished."

@@ -111,11 +111,10 @@ class Supervisor:
         self._channel: WorkerChannel | None = None
         self._batch_id = 0
         self._pause_s = _FIRST_PAUSE_S
-        #: The most pairs of one batch now: the largest bucket that is warm.
-        #: Most pairs of one batch; grows while the worker warms up.
+        #: Most pairs of one batch now; grows while the worker warms up.
         self.max_batch_pairs = 1
         self.state: State = "stopped"
-        #: What the last worker that became ready said about itself, its warm buckets included.
+        #: What the last worker that became ready said about itself; None before the first.
         self.info: Ready | None = None
 
     @property
@@ -146,8 +145,8 @@ class Supervisor:
             return
         await asyncio.wait({self._task}, timeout=grace_s)
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        # Bounded again: a process that waits inside a broken driver does not even end by SIGKILL.
+        await asyncio.wait({self._task}, timeout=_STOP_GRACE_S)
 
     async def _supervise(self) -> None:
         starts = 0
@@ -207,6 +206,7 @@ class Supervisor:
                 async with asyncio.timeout(_STOP_GRACE_S):
                     await channel.exited()
         finally:
+            self.state = "restarting"
             self._channel = None
             await channel.kill()
 
@@ -269,6 +269,7 @@ class Supervisor:
             raise WorkerGoneError(f"it hangs: no answer to a batch for {self._forward_timeout_s:g} s") from None
         finally:
             if held:
+                self.state = "restarting"
                 # First the process must be dead: until then it may write into the cells of what it holds.
                 await channel.kill()
                 self._work.requeue(held)
