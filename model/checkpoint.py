@@ -1,18 +1,14 @@
 """A checkpoint, wherever it lies, becomes a network; and a network becomes one that transformers loads.
 
 Weights are mapped into memory, not read: in the stored precision a network costs no second copy. Which tensor is
-called what is known by `model.weights`, how files come from the hub by `model.hub`. `python -m model.checkpoint SOURCE`
-fetches and checks, for callers that must be able to interrupt it.
+called what is known by `model.weights`, how files come from the hub by `model.hub`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import signal
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -266,28 +262,6 @@ def _common_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     return reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Resolve one source; print it as a line of JSON, or why not as a line on stderr with exit status 2."""
-    parser = argparse.ArgumentParser(prog="python -m model.checkpoint", description="Fetch and check a checkpoint.")
-    parser.add_argument("source", help="hub id, folder, .safetensors or original .pth")
-    parser.add_argument("--revision", help="branch, tag or commit on the hub")
-    parser.add_argument("--cache-dir", help="where downloads are kept")
-    parser.add_argument("--offline", action="store_true", help="never use the network")
-    options = parser.parse_args(arguments)
-    try:
-        checkpoint = resolve(
-            options.source,
-            revision=options.revision,
-            cache_dir=options.cache_dir,
-            local_files_only=options.offline,
-        )
-    except CheckpointError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(json.dumps(checkpoint.to_dict()) + "\n")
-    return 0
-
-
 __all__ = [
     "BUNDLED",
     "Checkpoint",
@@ -300,9 +274,3 @@ __all__ = [
     "to_huggingface",
     "to_original",
 ]
-
-if __name__ == "__main__":
-    # The system's own way to end: at once, and without a traceback. What has been downloaded stays.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Pixels to tensors and painted colours back to classes. No network, no files.
+"""Pictures and masks of any kind to tensors, and painted answers back to class maps. No network.
 
 Sizes are (height, width). Source: transformers, `SegGptImageProcessor`; Painter, arXiv:2212.02499, section 3.1.
 """
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
-_MAX_VALUE = 255.0
+from model.colours import IMAGE_MEAN, IMAGE_STD, MAX_VALUE, build_palette, decode_colours, enlarge
+
 _WIDE_MODES = "IF"  # the first letters of Pillow's I, I;16 and so on, and F
 
 Picture = Image.Image | NDArray[Any] | Tensor
@@ -41,66 +40,6 @@ class SemanticSegmentation:
 
     segmentation: Tensor
     segmentation_scores: Tensor | None
-
-
-def build_palette(num_labels: int) -> list[tuple[int, int, int]]:
-    """Colours of a background and `num_labels` classes, spread over the RGB cube; row 0 is the black background.
-
-    The cube root is taken in floating point on purpose: published masks were coloured so (64 labels: base 4).
-
-    Raises:
-        ValueError: num_labels is below 1.
-    """
-    if num_labels < 1:
-        raise ValueError(f"num_labels is {num_labels}; a palette needs at least 1 class beside the background")
-    base = int(num_labels ** (1 / 3)) + 1
-    margin = 256 // base
-    colours = [
-        (255 - label // base**2 * margin, 255 - label % base**2 // base * margin, 255 - label % base * margin)
-        for label in range(num_labels)
-    ]
-    return [(0, 0, 0), *colours]
-
-
-def normalise(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(..., H, W, 3) uint8 RGB -> (..., 3, H, W) in ImageNet's normalised units, on the pixels' device."""
-    mean = torch.tensor(IMAGE_MEAN, device=pixels.device)
-    std = torch.tensor(IMAGE_STD, device=pixels.device)
-    return ((pixels.to(torch.float32) / _MAX_VALUE - mean) / std).movedim(-1, -3).to(dtype)
-
-
-def colours(pred_masks: Tensor) -> Tensor:
-    """(B, 3, H, W) normalised -> (B, 3, H, W) float32 RGB in [0, 255]."""
-    mean = torch.tensor(IMAGE_MEAN, device=pred_masks.device).view(3, 1, 1)
-    std = torch.tensor(IMAGE_STD, device=pred_masks.device).view(3, 1, 1)
-    return ((pred_masks.to(torch.float32) * std + mean) * _MAX_VALUE).clip(0, _MAX_VALUE)
-
-
-def grey(pred_masks: Tensor) -> Tensor:
-    """(B, 3, H, W) normalised answers -> (B, H, W) float32 mean of the channels in [0, 255]."""
-    return colours(pred_masks).mean(dim=1)
-
-
-def decode_colours(painted: Tensor, palette: Tensor) -> tuple[Tensor, Tensor]:
-    """Name each painted pixel after its nearest palette colour.
-
-    Args:
-        painted: (3, H, W) float RGB in [0, 255].
-        palette: (C, 3) float RGB in [0, 255]; row 0 is the background.
-
-    Returns:
-        (H, W) int64 in [0, C), and (C, H, W) minus the squared distance to each colour.
-
-    Raises:
-        ValueError: the palette is not (C, 3) with C >= 2.
-
-    Source:
-        Painter, arXiv:2212.02499, section 3.1.
-    """
-    if palette.ndim != 2 or palette.shape[0] < 2 or palette.shape[1] != 3:
-        raise ValueError(f"the palette has shape {tuple(palette.shape)}; it must be (classes, 3), classes >= 2")
-    distances = torch.stack([((painted - colour[:, None, None]) ** 2).sum(dim=0) for colour in palette])
-    return distances.argmin(dim=0), -distances
 
 
 class Batch(dict[str, Tensor]):
@@ -140,7 +79,7 @@ class SegGptImageProcessor:
         do_resize: bool = True,
         resample: int = Image.Resampling.BICUBIC,
         do_rescale: bool = True,
-        rescale_factor: float = 1 / _MAX_VALUE,
+        rescale_factor: float = 1 / MAX_VALUE,
         do_normalize: bool = True,
         image_mean: Sequence[float] = IMAGE_MEAN,
         image_std: Sequence[float] = IMAGE_STD,
@@ -309,7 +248,7 @@ class SegGptImageProcessor:
             tensor = tensor[:, :, tensor.shape[2] // 2 :]
         mean = torch.tensor(self.image_mean, device=tensor.device).view(3, 1, 1)
         std = torch.tensor(self.image_std, device=tensor.device).view(3, 1, 1)
-        return ((tensor.to(torch.float32) * std + mean) * _MAX_VALUE).clip(0, _MAX_VALUE)
+        return ((tensor.to(torch.float32) * std + mean) * MAX_VALUE).clip(0, MAX_VALUE)
 
     def _with(self, settings: Mapping[str, Any]) -> SegGptImageProcessor:
         if not settings:
@@ -349,22 +288,6 @@ _SETTINGS = (
 )
 
 
-def enlarge(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(..., h, w) of any dtype -> (..., H, W), by torch's nearest rule: source index floor(i * float32(in) / out).
-
-    Source: torch.nn.functional.interpolate(mode="nearest"); in float64 some indices differ.
-    """
-    rows, columns = (
-        (torch.arange(out, dtype=torch.float32) * torch.tensor(now / out, dtype=torch.float32))
-        .floor()
-        .long()
-        .clamp(max=now - 1)
-        .to(planes.device)
-        for now, out in zip(planes.shape[-2:], size, strict=True)
-    )
-    return planes[..., rows, :][..., columns]
-
-
 def _size_of(size: Mapping[str, int] | Sequence[int]) -> tuple[int, int]:
     sides = (size.get("height"), size.get("width")) if isinstance(size, Mapping) else tuple(size)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
@@ -394,7 +317,7 @@ def _array(picture: Picture) -> NDArray[Any]:
         raise ValueError(f"a picture has shape {array.shape}; it must be (H, W), (H, W, 3) or (3, H, W)")
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
-    if not 0 <= array.min() <= array.max() <= _MAX_VALUE:  # so written, it refuses NaN too
+    if not 0 <= array.min() <= array.max() <= MAX_VALUE:  # so written, it refuses NaN too
         raise ValueError(f"a picture has values from {array.min()} to {array.max()}; they must lie in 0..255")
     if array.dtype.kind == "f" and 0 < array.max() <= 1:
         raise ValueError("a picture of floats lies in 0..1; values must lie in 0..255 (multiply by 255)")

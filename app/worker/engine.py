@@ -19,7 +19,7 @@ from torch import Tensor
 from app.worker.cells import CellMemory
 from app.worker.messages import Configure, GroupRun, Status
 from model.checkpoint import Checkpoint, CheckpointError, load
-from model.processing import grey, normalise
+from model.colours import grey, normalise
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -6,12 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.app.conftest import ROOT, RunningServer, decoded, form, running_server
+from model.seggpt import SegGptForImageSegmentation
+from tests.app.conftest import ROOT, TINY, RunningServer, decoded, form, running_server
+from tests.model.hub_stand_in import COMMIT, HubStandIn, Repository
 
 
 def run(tmp_path: Path, **settings: object) -> subprocess.CompletedProcess[str]:
@@ -19,9 +23,8 @@ def run(tmp_path: Path, **settings: object) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SEGGPT_")}
     environment |= {"SEGGPT_PORT": "0", "SEGGPT_DEVICES": "cpu", "SEGGPT_LOG_FORMAT": "text"}
     environment |= {f"SEGGPT_{name.upper()}": str(value) for name, value in settings.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "app"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-m", "app"]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 def the_one_line(ended: subprocess.CompletedProcess[str]) -> str:
@@ -96,6 +99,34 @@ def test_it_can_be_ended_while_it_starts(tiny_folder: Path, tmp_path: Path) -> N
         server.process.send_signal(signal.SIGINT)
         server.process.wait(30)
         assert "Traceback" not in server.log.read_text()
+
+
+def test_a_download_shows_progress_can_be_ended_and_goes_on_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = SegGptForImageSegmentation(replace(TINY, mlp_dim=2**15))  # 25 MB: huggingface_hub writes 10 MB at a time
+    wide.save_pretrained(tmp_path / "wide")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "wide").iterdir()}
+    hub = HubStandIn({"someone/wide": Repository(files, token="hf_secret")}, stall_after_bytes=11 * 2**20)
+    settings = {"checkpoint": "someone/wide", "cache_dir": tmp_path / "cache", "token": "hf_secret"}
+    with hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        with running_server(tmp_path / "first.log", **settings) as server:
+            assert hub.stalled.wait(60)
+            while not list((tmp_path / "cache").rglob("*.incomplete")):
+                time.sleep(0.02)
+            assert server.client.get("/health/startup").json()["detail"] == "fetching the checkpoint someone/wide"
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(30) == 0
+        assert "model.safetensors:" in server.log.read_text()
+        hub.stall_after_bytes = None
+        with running_server(tmp_path / "second.log", **settings) as server:
+            server.wait_until_ready()
+            (model,) = server.client.get("/v1/models").json()["models"]
+            assert (model["checkpoint"], model["revision"]) == ("someone/wide", COMMIT)
+            assert decoded(server.client.post("/v1/segment", files=form(1))).shape == (90, 120)
+        assert [asked.range is None for asked in hub.transfers()] == [True, False]
+        assert "hf_secret" not in (tmp_path / "first.log").read_text() + (tmp_path / "second.log").read_text()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

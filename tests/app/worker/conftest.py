@@ -20,8 +20,8 @@ from app.worker.groups import Answer
 from app.worker.messages import Configure
 from app.worker.supervisor import Supervisor, configure
 from model.checkpoint import Checkpoint, load, resolve, save
+from model.colours import grey, normalise
 from model.config import SegGptConfig
-from model.processing import grey, normalise
 from model.seggpt import SegGptForImageSegmentation
 
 TINY = SegGptConfig(

@@ -1,0 +1,89 @@
+"""Colours: the palette, ImageNet's normalisation, and back from painted colours to classes or grey.
+
+Sizes are (height, width). Source: transformers, `SegGptImageProcessor`; Painter, arXiv:2212.02499, section 3.1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+MAX_VALUE = 255.0
+
+
+def build_palette(num_labels: int) -> list[tuple[int, int, int]]:
+    """Colours of a background and `num_labels` classes, spread over the RGB cube; row 0 is the black background.
+
+    The cube root is taken in floating point on purpose: published masks were coloured so (64 labels: base 4).
+
+    Raises:
+        ValueError: num_labels is below 1.
+    """
+    if num_labels < 1:
+        raise ValueError(f"num_labels is {num_labels}; a palette needs at least 1 class beside the background")
+    base = int(num_labels ** (1 / 3)) + 1
+    margin = 256 // base
+    colours = [
+        (255 - label // base**2 * margin, 255 - label % base**2 // base * margin, 255 - label % base * margin)
+        for label in range(num_labels)
+    ]
+    return [(0, 0, 0), *colours]
+
+
+def normalise(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(..., H, W, 3) uint8 RGB -> (..., 3, H, W) in ImageNet's normalised units, on the pixels' device."""
+    mean = torch.tensor(IMAGE_MEAN, device=pixels.device)
+    std = torch.tensor(IMAGE_STD, device=pixels.device)
+    return ((pixels.to(torch.float32) / MAX_VALUE - mean) / std).movedim(-1, -3).to(dtype)
+
+
+def colours(pred_masks: Tensor) -> Tensor:
+    """(B, 3, H, W) normalised -> (B, 3, H, W) float32 RGB in [0, 255]."""
+    mean = torch.tensor(IMAGE_MEAN, device=pred_masks.device).view(3, 1, 1)
+    std = torch.tensor(IMAGE_STD, device=pred_masks.device).view(3, 1, 1)
+    return ((pred_masks.to(torch.float32) * std + mean) * MAX_VALUE).clip(0, MAX_VALUE)
+
+
+def grey(pred_masks: Tensor) -> Tensor:
+    """(B, 3, H, W) normalised answers -> (B, H, W) float32 mean of the channels in [0, 255]."""
+    return colours(pred_masks).mean(dim=1)
+
+
+def decode_colours(painted: Tensor, palette: Tensor) -> tuple[Tensor, Tensor]:
+    """Name each painted pixel after its nearest palette colour.
+
+    Args:
+        painted: (3, H, W) float RGB in [0, 255].
+        palette: (C, 3) float RGB in [0, 255]; row 0 is the background.
+
+    Returns:
+        (H, W) int64 in [0, C), and (C, H, W) minus the squared distance to each colour.
+
+    Raises:
+        ValueError: the palette is not (C, 3) with C >= 2.
+
+    Source:
+        Painter, arXiv:2212.02499, section 3.1.
+    """
+    if palette.ndim != 2 or palette.shape[0] < 2 or palette.shape[1] != 3:
+        raise ValueError(f"the palette has shape {tuple(palette.shape)}; it must be (classes, 3), classes >= 2")
+    distances = torch.stack([((painted - colour[:, None, None]) ** 2).sum(dim=0) for colour in palette])
+    return distances.argmin(dim=0), -distances
+
+
+def enlarge(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., h, w) of any dtype -> (..., H, W), by torch's nearest rule: source index floor(i * float32(in) / out).
+
+    Source: torch.nn.functional.interpolate(mode="nearest"); in float64 some indices differ.
+    """
+    rows, columns = (
+        (torch.arange(out, dtype=torch.float32) * torch.tensor(now / out, dtype=torch.float32))
+        .floor()
+        .long()
+        .clamp(max=now - 1)
+        .to(planes.device)
+        for now, out in zip(planes.shape[-2:], size, strict=True)
+    )
+    return planes[..., rows, :][..., columns]

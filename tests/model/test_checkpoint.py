@@ -1,0 +1,356 @@
+"""Every form of a local checkpoint loads into the same network; whatever is wrong with one is said in a line."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from model import SegGptConfig, SegGptForImageSegmentation, SegGptImageProcessor, SegGptModel
+from model.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load,
+    preprocessor_of,
+    resolve,
+    save,
+    to_huggingface,
+    to_original,
+)
+from tests.model.conftest import TINY, draw_batch, draw_weights, reference_of, relative_rms, write_original
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_folder_loads_in_eval_with_the_same_answer(saved, answer):
+    checkpoint = resolve(saved.folder)
+    assert checkpoint == Checkpoint(saved.folder / "model.safetensors", TINY, None, "huggingface", str(saved.folder))
+    model = load(checkpoint)
+    assert not model.training
+    assert torch.equal(answer(model), answer(saved.model))
+
+
+def test_a_relative_path_is_found_again_from_elsewhere(saved, monkeypatch):
+    monkeypatch.chdir(saved.folder.parent)
+    checkpoint = resolve(saved.folder.name)
+    monkeypatch.chdir("/")
+    assert load(checkpoint).config == TINY
+
+
+def test_nothing_stays_on_the_meta_device(saved):
+    model = load(resolve(saved.folder))
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    assert {tensor.device.type for tensor in tensors.values()} == {"cpu"}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_folder_written_by_transformers_loads(tmp_path, answer):
+    theirs = reference_of(TINY, seed=1)
+    theirs.save_pretrained(tmp_path)
+    model = load(resolve(str(tmp_path)))
+    assert relative_rms(answer(model), answer(theirs)) <= 1e-5
+
+
+def test_shards_written_by_transformers_load(tmp_path, answer):
+    theirs = reference_of(TINY, seed=1)
+    theirs.save_pretrained(tmp_path, max_shard_size="500KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    checkpoint = resolve(tmp_path)
+    assert checkpoint.weights.name == "model.safetensors.index.json"
+    assert relative_rms(answer(load(checkpoint)), answer(theirs)) <= 1e-5
+
+
+def test_transformers_loads_what_is_saved_with_nothing_missing_or_surplus(saved, answer):
+    theirs, report = transformers.SegGptForImageSegmentation.from_pretrained(saved.folder, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
+    assert theirs.dtype == torch.float32
+    assert relative_rms(answer(saved.model), answer(theirs.eval())) <= 1e-5
+
+
+def test_transformers_reads_the_saved_preprocessor(saved):
+    processor = transformers.AutoImageProcessor.from_pretrained(saved.folder, backend="pil")
+    assert dict(processor.size) == {"height": TINY.half_size[0], "width": TINY.half_size[1]}
+    published = transformers.models.seggpt.image_processing_pil_seggpt.SegGptImageProcessorPil()
+    for name in ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "do_convert_rgb"):
+        assert getattr(processor, name) == getattr(published, name), name
+    for name in ("image_mean", "image_std"):
+        assert tuple(getattr(processor, name)) == tuple(getattr(published, name)), name
+
+
+def test_a_lone_file_written_here_explains_itself(saved, tmp_path, answer):
+    lone = tmp_path / "lone.safetensors"
+    shutil.copy(saved.folder / "model.safetensors", lone)
+    checkpoint = resolve(lone)
+    assert checkpoint.config == TINY
+    assert torch.equal(answer(load(checkpoint)), answer(saved.model))
+
+
+def test_a_lone_file_takes_the_config_beside_it(saved, tmp_path, answer):
+    save_file(load_file(saved.folder / "model.safetensors"), tmp_path / "bare.safetensors")
+    shutil.copy(saved.folder / "config.json", tmp_path)
+    assert torch.equal(answer(load(resolve(tmp_path / "bare.safetensors"))), answer(saved.model))
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "original"])
+def test_a_lone_file_of_the_published_shape_needs_no_config(tmp_path, layout):
+    with torch.device("meta"):
+        shapes = {
+            name: tensor.shape for name, tensor in SegGptForImageSegmentation(SegGptConfig()).state_dict().items()
+        }
+    if layout == "original":
+        # One stored number per tensor, seen in the full shape: 1.5 GB of names and shapes in a small file.
+        tensors = {to_original(name): torch.zeros(1).expand(shape) for name, shape in shapes.items()}
+        path = tmp_path / "seggpt_vit_large.pth"
+        torch.save({"model": tensors}, path)
+    else:
+        path = tmp_path / "vit_large.safetensors"
+        write_sparse_safetensors(path, shapes)
+    checkpoint = resolve(path)
+    assert checkpoint.config == SegGptConfig()
+    assert checkpoint.layout == layout
+
+
+def write_sparse_safetensors(path: Path, shapes: dict[str, torch.Size]) -> None:
+    """A float16 file of zeros that takes no room on disk."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * shape.numel()
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.truncate(8 + len(encoded) + end)
+
+
+def test_an_original_checkpoint_gives_the_same_bytes(saved, tmp_path, answer):
+    path = write_original(tmp_path / "seggpt_tiny.pth", saved.model)
+    shutil.copy(saved.folder / "config.json", tmp_path)
+    checkpoint = resolve(path)
+    assert checkpoint.layout == "original"
+    assert answer(load(checkpoint)).numpy().tobytes() == answer(saved.model).numpy().tobytes()
+
+
+def test_an_original_checkpoint_may_carry_training_arguments(saved, tmp_path, answer):
+    beside = {"args": argparse.Namespace(lr=1e-4), "epoch": 3, "optimizer": {"state": {}}}
+    path = write_original(tmp_path / "seggpt_tiny.pth", saved.model, **beside)
+    shutil.copy(saved.folder / "config.json", tmp_path)
+    assert torch.equal(answer(load(resolve(path))), answer(saved.model))
+
+
+def test_original_names_are_those_of_the_published_file():
+    with torch.device("meta"):
+        names = list(SegGptForImageSegmentation(SegGptConfig()).state_dict())
+    original = [to_original(name) for name in names]
+    assert len(set(original)) == len(names) == 354
+    assert [to_huggingface(name) for name in original] == names
+    assert not any(name.startswith(("model.", "decoder.")) for name in original)
+    outside = {name for name in original if not name.startswith("blocks.")}
+    assert outside == {
+        *("mask_token", "segment_token_x", "segment_token_y", "type_token_cls", "type_token_ins", "pos_embed"),
+        *(f"patch_embed.proj.{kind}" for kind in ("weight", "bias")),
+        *(f"norm.{kind}" for kind in ("weight", "bias")),
+        *(f"decoder_embed.{kind}" for kind in ("weight", "bias")),
+        *(f"decoder_pred.{index}.{kind}" for index in (0, 1, 3) for kind in ("weight", "bias")),
+    }
+    assert {name.removeprefix("blocks.11.") for name in original if name.startswith("blocks.11.")} == {
+        *(f"{norm}.{kind}" for norm in ("norm1", "norm2") for kind in ("weight", "bias")),
+        *(f"attn.{part}.{kind}" for part in ("qkv", "proj") for kind in ("weight", "bias")),
+        *("attn.rel_pos_h", "attn.rel_pos_w"),
+        *(f"mlp.{part}.{kind}" for part in ("fc1", "fc2") for kind in ("weight", "bias")),
+    }
+
+
+def test_a_name_that_only_begins_like_a_known_one_is_left_alone():
+    for name in ("norma.weight", "decoder_pred.30.weight", "decoder_embedding", "blocks.x.norm1.weight", "mask_tokens"):
+        assert to_huggingface(name) == name
+    assert to_huggingface("blocks.0.norm11.weight") == "model.encoder.layers.0.norm11.weight"
+
+
+def test_from_pretrained_and_save_pretrained_are_the_same_doors(saved, tmp_path, answer):
+    model = SegGptForImageSegmentation.from_pretrained(saved.folder)
+    assert torch.equal(answer(model), answer(saved.model))
+    encoder = SegGptModel.from_pretrained(saved.folder, dtype=torch.bfloat16)
+    assert isinstance(encoder, SegGptModel)
+    assert encoder.dtype == torch.bfloat16
+    model.save_pretrained(tmp_path / "again")
+    assert load_file(tmp_path / "again" / "model.safetensors").keys() == dict(model.named_parameters()).keys()
+    assert digest(tmp_path / "again" / "model.safetensors") == digest(saved.folder / "model.safetensors")
+
+
+def test_equal_networks_make_equal_files(saved, tmp_path):
+    for folder in ("one", "two", "three"):
+        save(saved.model, tmp_path / folder)
+    assert len({digest(path) for path in tmp_path.glob("*/model.safetensors")}) == 1
+
+
+@pytest.mark.parametrize("note", ["é ☃ \x7f", 'quotes " and \\ and / and \n\t\x01'])
+def test_odd_words_in_a_config_survive(saved, tmp_path, note):
+    odd = SegGptForImageSegmentation(replace(TINY, extra={"note": note})).eval()
+    save(odd, tmp_path / "odd")
+    (tmp_path / "odd" / "config.json").unlink()
+    assert resolve(tmp_path / "odd" / "model.safetensors").config.extra["note"] == note
+
+
+def test_the_preprocessor_is_read_or_made_up(saved):
+    beside = saved.folder / "preprocessor_config.json"
+    assert preprocessor_of(resolve(saved.folder)) == json.loads(beside.read_text())
+    beside.unlink()
+    assert preprocessor_of(resolve(saved.folder))["size"] == {"height": 64, "width": 64}
+    assert SegGptImageProcessor.from_pretrained(saved.folder).size == (64, 64)
+    for content in ("", "[]", "\udcff"):
+        beside.write_text(content, errors="surrogateescape")
+        with pytest.raises(CheckpointError, match="is not a preprocessor config"):
+            preprocessor_of(resolve(saved.folder))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_checkpoint_passes_through_json(saved):
+    checkpoint = resolve(saved.folder)
+    again = Checkpoint.from_dict(json.loads(json.dumps(checkpoint.to_dict())))
+    assert again == checkpoint
+    assert again.config.extra == checkpoint.config.extra
+
+
+# --- precision and memory
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_load_in_the_precision_that_is_asked_for_or_stored(saved, tmp_path, answer, dtype):
+    wanted = answer(saved.model)
+    tolerance = {torch.float32: 0.0, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
+    asked = load(resolve(saved.folder), dtype=dtype)
+    save(saved.model, tmp_path / "stored", dtype=dtype)
+    stored = load(resolve(tmp_path / "stored"))
+    for model in (asked, stored):
+        assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+        assert relative_rms(answer(model), wanted) <= tolerance
+    assert saved.model.dtype == torch.float32
+    written = json.loads((tmp_path / "stored" / "config.json").read_text())
+    assert written["dtype"] == str(dtype).removeprefix("torch.")
+    theirs = transformers.SegGptForImageSegmentation.from_pretrained(tmp_path / "stored", dtype="auto")
+    assert theirs.dtype == dtype
+
+
+def test_a_file_of_mixed_precisions_loads_in_the_widest(saved, tmp_path):
+    tensors = load_file(saved.folder / "model.safetensors")
+    tensors["decoder.decoder_embed.weight"] = tensors["decoder.decoder_embed.weight"].half()
+    shutil.copy(saved.folder / "config.json", tmp_path)
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert {parameter.dtype for parameter in load(resolve(tmp_path)).parameters()} == {torch.float32}
+
+
+def mapped_ranges(path: Path) -> list[range]:
+    """Where a file lies in this process's memory."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
+    return [range(*(int(end, 16) for end in line[0].split("-"))) for line in lines]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells mappings by Linux's /proc")
+@pytest.mark.parametrize("form", ["safetensors", "original"])
+def test_weights_are_mapped_from_the_file_not_copied(saved, tmp_path, form):
+    path = saved.folder / "model.safetensors"
+    if form == "original":
+        path = write_original(saved.folder / "original.pth", saved.model)
+    model = load(resolve(path))
+    ranges = mapped_ranges(path)
+    assert all(any(weight.data_ptr() in part for part in ranges) for weight in model.parameters())
+
+
+def test_training_a_mapped_network_leaves_the_file_alone(saved):
+    path = saved.folder / "model.safetensors"
+    before = digest(path)
+    model = load(resolve(saved.folder))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    assert digest(path) == before
+    assert not torch.equal(next(load(resolve(saved.folder)).parameters()), next(model.parameters()))
+
+
+def test_a_network_may_be_saved_over_the_file_that_it_is_mapped_from(saved, answer):
+    wanted = answer(saved.model)
+    model = load(resolve(saved.folder))
+    save(model, saved.folder, dtype=torch.bfloat16)
+    assert torch.equal(answer(model), wanted)
+    assert load(resolve(saved.folder)).dtype == torch.bfloat16
+    assert sorted(path.name for path in saved.folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+
+
+def test_loading_leaves_the_random_state_alone(saved):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    load(resolve(saved.folder))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+MEASURE = """
+import sys, torch
+from pathlib import Path
+from model.checkpoint import load, resolve
+torch.set_num_threads(1)
+def bytes_of(field):  # of this process alone: ru_maxrss would begin at its parent's
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+checkpoint = resolve(sys.argv[1])
+peak, anonymous = bytes_of("VmHWM"), bytes_of("RssAnon")
+model = load(checkpoint, dtype=None if sys.argv[2] == "stored" else getattr(torch, sys.argv[2]))
+checksum = sum(float(weight.detach().flatten()[::512].sum()) for weight in model.parameters())  # reads every page
+size = sum(weight.nbytes for weight in model.parameters())
+print(size, bytes_of("VmHWM") - peak, bytes_of("RssAnon") - anonymous)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("form", "dtype"), [("safetensors", "stored"), ("safetensors", "bfloat16"), ("pth", "stored")])
+def test_loading_vit_large_never_holds_two_copies(tmp_path_factory, form, dtype):
+    folder = tmp_path_factory.mktemp("large")
+    model = SegGptForImageSegmentation(SegGptConfig())
+    save(model, folder)
+    path = folder / "model.safetensors" if form == "safetensors" else write_original(folder / "original.pth", model)
+    del model
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path), dtype], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    shutil.rmtree(folder)
+    size, peak, anonymous = (int(number) for number in done.stdout.split())
+    measured = f"peak +{peak / 1e9:.2f} GB, anonymous +{anonymous / 1e9:.2f} GB"
+    print(f"{form} {dtype}: {size / 1e9:.2f} GB of weights, {measured}")  # noqa: T201
+    assert size in (370_723_203 * 4, 370_723_203 * 2)
+    if dtype == "stored":
+        assert 0.9 * size < peak < 1.1 * size
+        assert anonymous < 0.1 * size  # all of it is the file's own pages, which the system may drop and read again
+    else:
+        assert anonymous < 1.1 * size
+
+
+def test_the_metadata_of_a_saved_file_says_what_it_is(saved):
+    with safe_open(saved.folder / "model.safetensors", framework="pt") as opened:
+        metadata = opened.metadata()
+    assert metadata["format"] == "pt"
+    assert SegGptConfig.from_dict(json.loads(metadata["seggpt_config"])) == TINY
+
+
+def test_two_seeds_give_two_answers(saved, answer):
+    other = SegGptForImageSegmentation(TINY).eval()
+    draw_weights(other, seed=1)
+    assert relative_rms(answer(other), answer(saved.model)) > 1e-2
+    assert draw_batch(TINY, 1, 0)["pixel_values"].shape == (1, 3, 64, 64)
