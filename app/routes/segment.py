@@ -66,6 +66,14 @@ _PNG: Final = {
 }
 
 Result = TypeVar("Result")
+
+
+def _files(example: str) -> dict[str, Any]:
+    """The schema of a repeated file field, in the older words beside the newer: Swagger's form knows arrays only so."""
+    items = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
+    return {"items": {**items, "examples": [example]}}
+
+
 router = APIRouter(tags=["segmentation"])
 
 
@@ -91,14 +99,14 @@ async def segment(
         UploadFile,
         File(
             description="The input image: JPEG, PNG, WebP, BMP or TIFF, any mode. EXIF orientation is applied.",
-            examples=["@examples/image.jpg"],
+            examples=["examples/image.jpg"],
         ),
     ],
     prompt_image: Annotated[
         list[UploadFile],
         File(
             description="One or more prompt images, which show the thing to mark.",
-            examples=[["@examples/prompt_image.jpg"]],
+            json_schema_extra=_files("examples/prompt_image.jpg"),
         ),
     ],
     prompt_mask: Annotated[
@@ -106,7 +114,7 @@ async def segment(
         File(
             description="The mask of each prompt image, in the same order and of the same aspect: 0/1, 0/255, boolean, "
             "palette or RGB; all that is not black marks the thing (in soft or JPEG masks, the brighter half).",
-            examples=[["@examples/prompt_mask.png"]],
+            json_schema_extra=_files("examples/prompt_mask.png"),
         ),
     ],
     embedding_type: Annotated[

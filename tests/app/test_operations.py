@@ -71,7 +71,15 @@ def test_every_field_of_a_request_has_a_description_and_an_example(openapi: dict
     }  # fmt: skip
     for name, field in body["properties"].items():
         assert field.get("description"), name
-        assert field.get("examples"), name
+        assert field.get("examples") or field["items"].get("examples"), name
+
+
+def test_the_documentation_page_offers_a_file_chooser_for_every_picture(openapi: dict[str, Any]) -> None:
+    fields = openapi["components"]["schemas"]["Body_segment"]["properties"]
+    assert fields["image"]["contentMediaType"] == "application/octet-stream"
+    for name in ("prompt_image", "prompt_mask"):
+        # Swagger's form shows text boxes for an array of files unless its items have the older word.
+        assert fields[name]["items"]["format"] == "binary"
 
 
 def test_every_answer_has_an_example(openapi: dict[str, Any]) -> None:
