@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -149,3 +150,25 @@ def test_the_work_of_a_client_that_left_is_dropped(tiny_folder: Path, tmp_path: 
         assert decoded(ask(server, 4, 1)).shape == (90, 120)
         # The one that the worker held when it was stopped, and the new one: the other two were never run.
         assert server.metric("seggpt_batch_pairs_sum") == 2
+
+
+def test_bodies_together_hold_no_more_bytes_than_allowed(tiny_folder: Path, tmp_path: Path) -> None:
+    limits = {"max_body_bytes": 2_000_000, "max_bytes_in_flight": 2_000_000}
+    with running_server(tmp_path / "log", checkpoint=tiny_folder, **limits) as server:
+        server.wait_until_ready()
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as stalled:
+            stalled.sendall(
+                b"POST /v1/segment HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=a\r\n"
+                b"Content-Length: 1999000\r\n\r\n"
+                b'--a\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + b"x" * 1_990_000
+            )
+            while server.metric("seggpt_bytes_in_flight") < 1_900_000:
+                time.sleep(0.01)
+            refused = ask(server, 0, 2)
+            assert refused.status_code == 429
+            assert refused.json()["type"] == "urn:seggpt:problem:too-many-bytes-in-flight"
+            assert int(refused.headers["retry-after"]) >= 1
+        while server.metric("seggpt_bytes_in_flight") > 0:
+            time.sleep(0.01)
+        assert ask(server, 0, 2).status_code == 200
