@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, TypeVar
 
-from PIL import Image
-
 from app.batcher import Batcher
 from app.errors import DeadlineExceeded, ExampleCount
 from app.images import Limits, check_aspect, check_header, decode_image, decode_mask, mask_to_cell, to_cell
@@ -77,6 +75,16 @@ class Segmentation:
     times: StageTimes = field(default_factory=StageTimes)
 
 
+@dataclass(frozen=True)
+class _Picture:
+    """A picture on its way: its (h, w, 3) uint8 cell, its full (height, width), and what the two stages took."""
+
+    cell: Pixels
+    size: tuple[int, int]
+    decode_s: float
+    preprocess_s: float
+
+
 class Pipeline:
     """The way of every request; one per service.
 
@@ -116,14 +124,8 @@ class Pipeline:
         self._check_count(len(request.examples))
         try:
             with self._batcher.admit(len(request.examples)) as ticket:
-                with times.measure("decode"):
-                    image, examples = await self._decode(request)
-                with times.measure("preprocess"):
-                    input_size = (image.height, image.width)
-                    cells, prompts = await self._preprocess(image, examples, request.deadline)
-                    ticket.write(cells, prompts)
-                    # Only what is small waits in the queue.
-                    del image, examples, cells, prompts
+                image, examples = await self._decode_and_preprocess(request)
+                ticket.write(image.cell, [(prompt.cell, mask.cell) for prompt, mask in examples])
                 answer = await ticket.answer(request.embedding_type, request.deadline)
             times.ms |= {
                 "queue": answer.queue_ms,
@@ -131,7 +133,7 @@ class Pipeline:
                 "postprocess": answer.postprocess_ms,
             }
             with times.measure("encode"):
-                encode = self._encoder(request, answer.grey, input_size)
+                encode = self._encoder(request, answer.grey, image.size)
                 (png,) = await self._in_threads([encode], request.deadline)
             return png
         finally:
@@ -144,17 +146,24 @@ class Pipeline:
                 f"got {count} examples; allowed are 1 to {self._max_examples}", got=count, limit=self._max_examples
             )
 
-    async def _decode(self, request: Segmentation) -> tuple[Image.Image, list[tuple[Image.Image, Image.Image]]]:
-        """All pictures upright, RGB and at full size; the cheap refusals come before any decoding."""
+    async def _decode_and_preprocess(self, request: Segmentation) -> tuple[_Picture, list[tuple[_Picture, _Picture]]]:
+        """All pictures at the network's size; the cheap refusals come before any decoding.
+
+        A thread takes one picture from its bytes to its cell: the pictures of full size that exist at one moment are as
+        many as threads, not as requests times examples.
+        """
+        start = time.perf_counter()
         await self._in_threads([partial(self._check_headers, request)], request.deadline)
-        calls: list[Callable[[], Image.Image]] = [partial(decode_image, request.image, self._limits, "image")]
+        calls: list[Callable[[], _Picture]] = [partial(self._image, request.image, "image")]
         for index, example in enumerate(request.examples):
-            calls.append(partial(decode_image, example.image, self._limits, f"prompt_image[{index}]"))
-            calls.append(partial(decode_mask, example.mask, self._limits, f"prompt_mask[{index}]"))
-        image, *rest = await self._in_threads(calls, request.deadline)
+            calls.append(partial(self._image, example.image, f"prompt_image[{index}]"))
+            calls.append(partial(self._mask, example.mask, f"prompt_mask[{index}]"))
+        pictures = await self._in_threads(calls, request.deadline)
+        self._share_out(request.times, (time.perf_counter() - start) * 1000, pictures)
+        image, *rest = pictures
         examples = list(zip(rest[::2], rest[1::2], strict=True))
         for index, (prompt, mask) in enumerate(examples):
-            check_aspect((prompt.height, prompt.width), (mask.height, mask.width), f"prompt_mask[{index}]")
+            check_aspect(prompt.size, mask.size, f"prompt_mask[{index}]")
         return image, examples
 
     def _check_headers(self, request: Segmentation) -> None:
@@ -163,16 +172,26 @@ class Pipeline:
             check_header(example.image, self._limits, f"prompt_image[{index}]")
             check_header(example.mask, self._limits, f"prompt_mask[{index}]")
 
-    async def _preprocess(
-        self, image: Image.Image, examples: Sequence[tuple[Image.Image, Image.Image]], deadline: float
-    ) -> tuple[Pixels, list[tuple[Pixels, Pixels]]]:
-        """(h, w, 3) uint8 of every picture, at the network's size."""
-        calls = [partial(to_cell, image, self._cell_size)]
-        for prompt, mask in examples:
-            calls.append(partial(to_cell, prompt, self._cell_size))
-            calls.append(partial(mask_to_cell, mask, self._cell_size))
-        cells, *rest = await self._in_threads(calls, deadline)
-        return cells, list(zip(rest[::2], rest[1::2], strict=True))
+    def _image(self, data: bytes, field: str) -> _Picture:
+        start = time.perf_counter()
+        image = decode_image(data, self._limits, field)
+        decoded = time.perf_counter()
+        cell = to_cell(image, self._cell_size)
+        return _Picture(cell, (image.height, image.width), decoded - start, time.perf_counter() - decoded)
+
+    def _mask(self, data: bytes, field: str) -> _Picture:
+        start = time.perf_counter()
+        mask = decode_mask(data, self._limits, field)
+        decoded = time.perf_counter()
+        cell = mask_to_cell(mask, self._cell_size)
+        return _Picture(cell, (mask.height, mask.width), decoded - start, time.perf_counter() - decoded)
+
+    def _share_out(self, times: StageTimes, elapsed_ms: float, pictures: Sequence[_Picture]) -> None:
+        """The elapsed time of both stages, which several threads took in turn, in proportion to their work."""
+        decode = sum(picture.decode_s for picture in pictures)
+        preprocess = sum(picture.preprocess_s for picture in pictures)
+        times.ms["decode"] = elapsed_ms * decode / (decode + preprocess)
+        times.ms["preprocess"] = elapsed_ms - times.ms["decode"]
 
     def _encoder(self, request: Segmentation, grey: Pixels, size: tuple[int, int]) -> Callable[[], bytes]:
         if request.output == "mask":

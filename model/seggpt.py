@@ -63,8 +63,8 @@ class SegGptPreTrainedModel(nn.Module):
         cls,
         source: str | Path,
         *,
-        dtype: torch.dtype | None = None,
-        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         **where: Any,
     ) -> Self:
@@ -72,7 +72,8 @@ class SegGptPreTrainedModel(nn.Module):
 
         Args:
             source: hub id, folder, lone .safetensors or original .pth; see `model.checkpoint.resolve`.
-            dtype: precision of the weights; None keeps the stored one. `torch_dtype` is its older name.
+            dtype: precision of the weights, or its name; None or "auto" keeps the stored one. `torch_dtype` is its old
+                name.
             device: where the weights go; None means the CPU.
             where: revision, cache_dir, token, local_files_only: as `model.checkpoint.resolve` takes them.
 
@@ -81,7 +82,7 @@ class SegGptPreTrainedModel(nn.Module):
         """
         from model import checkpoint  # noqa: PLC0415  # it builds these classes, so it imports this module
 
-        whole = checkpoint.load(checkpoint.resolve(source, **where), dtype or torch_dtype, device)
+        whole = checkpoint.load(checkpoint.resolve(source, **where), _dtype_of(dtype or torch_dtype), device)
         return cls._part_of(whole)
 
     @classmethod
@@ -343,6 +344,17 @@ class SegGptForImageSegmentation(SegGptPreTrainedModel):
         loss = F.smooth_l1_loss(pred_masks, truth, beta=self.config.beta, reduction="none")
         unknown = unknown.expand(len(unknown), *loss.shape[1:])
         return (loss * unknown).sum() / unknown.sum()
+
+
+def _dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if dtype is None or dtype == "auto":
+        return None
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    named = getattr(torch, dtype, None)
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        raise ValueError(f"dtype is {dtype!r}; it must be 'auto', or a torch floating-point type or its name")
+    return named
 
 
 def _types_of(embedding_type: str | Sequence[str] | None, layout: Layout) -> Sequence[str]:

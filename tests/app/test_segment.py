@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -208,9 +210,9 @@ def test_a_request_id_is_kept_and_a_bad_one_replaced(server: RunningServer) -> N
 
 
 def test_the_log_has_one_json_line_per_request_with_its_stages(server: RunningServer) -> None:
-    import json
-
     server.client.post("/v1/segment", files=form(15), headers={"X-Request-ID": "look-for-me"})
+    while "look-for-me" not in server.log.read_text():  # it is written when the answer is on its way already
+        time.sleep(0.01)
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     (line,) = [line for line in lines if line["request_id"] == "look-for-me"]
     assert line["status"] == 200

@@ -354,3 +354,18 @@ def test_two_seeds_give_two_answers(saved, answer):
     draw_weights(other, seed=1)
     assert relative_rms(answer(other), answer(saved.model)) > 1e-2
     assert draw_batch(TINY, 1, 0)["pixel_values"].shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [("auto", torch.float32), ("bfloat16", torch.bfloat16), (torch.float16, torch.float16), (None, torch.float32)],
+)
+def test_a_precision_may_be_named_as_in_transformers(saved, asked, given):
+    assert SegGptForImageSegmentation.from_pretrained(saved.folder, dtype=asked).dtype == given
+    assert SegGptForImageSegmentation.from_pretrained(saved.folder, torch_dtype=asked).dtype == given
+
+
+@pytest.mark.parametrize("asked", ["int8", "half-ish", "nn"])
+def test_an_unknown_precision_is_refused_by_name(saved, asked):
+    with pytest.raises(ValueError, match=asked):
+        SegGptForImageSegmentation.from_pretrained(saved.folder, dtype=asked)
