@@ -16,7 +16,7 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from app.batcher import Batcher
-from app.errors import DeadlineExceeded, ExampleCount
+from app.errors import DeadlineExceeded, EmptyMask, ExampleCount
 from app.images import Limits, check_aspect, check_header, decode_image, decode_mask, mask_to_cell, to_cell
 from app.masks import encode_mask, encode_overlay, encode_soft
 from app.metrics import STAGES, Metrics
@@ -184,6 +184,13 @@ class Pipeline:
         mask = decode_mask(data, self._limits, field)
         decoded = time.perf_counter()
         cell = mask_to_cell(mask, self._cell_size)
+        if not cell.any():
+            height, width = self._cell_size
+            raise EmptyMask(
+                f"its foreground is so small that none of it is left at the network's {width}x{height} pixels "
+                "(width x height); crop the prompt image and its mask around the thing",
+                field=field,
+            )
         return _Picture(cell, (mask.height, mask.width), decoded - start, time.perf_counter() - decoded)
 
     def _share_out(self, times: StageTimes, elapsed_ms: float, pictures: Sequence[_Picture]) -> None:

@@ -71,6 +71,13 @@ def test_a_mask_without_foreground(server: RunningServer) -> None:
     is_problem(answer, "empty-mask", 422, "prompt_mask[0]")
 
 
+def test_a_mask_whose_foreground_vanishes_at_the_network_s_size(server: RunningServer) -> None:
+    speck = Image.new("L", (1200, 900))
+    speck.putpixel((1, 1), 255)
+    answer = server.client.post("/v1/segment", files=with_file(2, encoded(speck)))
+    is_problem(answer, "empty-mask", 422, "prompt_mask[0]", "64x48")
+
+
 @pytest.mark.parametrize("missing", ["image", "prompt_image", "prompt_mask"])
 def test_a_missing_field(server: RunningServer, missing: str) -> None:
     files = [entry for entry in form(1) if entry[0] != missing]
