@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from app.settings import SettingsError, load_settings, misspelt_variables
 
 logger = logging.getLogger(__name__)
 
+_LAST_ANSWERS_S = 5
 _WRONG_USAGE = 2
 _FAILED = 1
 
@@ -59,7 +61,8 @@ def main() -> int:
         log_config=None,
         access_log=False,  # app.access writes its own, with stage times
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        # The service itself answers what it cannot finish in time; uvicorn would only cut connections.
+        timeout_graceful_shutdown=math.ceil(settings.drain_s) + _LAST_ANSWERS_S,
     )
     _Server(config, service).run()
     return _FAILED if service.failure is not None else 0

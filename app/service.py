@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +52,8 @@ class Service:
         self.failure: str | None = None
         self.draining = False
         self._on_fatal = on_fatal
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._drain_until = 0.0
         self._opening: asyncio.Task[None] | None = None
         self._prepared: Prepared | None = None
         self._codecs = ThreadPoolExecutor(
@@ -65,18 +68,29 @@ class Service:
 
     def start(self) -> None:
         """Begin to open; returns at once, `ready` turns true when a worker has given its warm-up answer."""
+        self._loop = asyncio.get_running_loop()
         self._opening = asyncio.create_task(self._open(), name="open the service")
 
     def drain(self) -> None:
         """Take nothing new from now on; what was accepted goes on."""
-        if not self.draining:
-            logger.info("draining: what was accepted is finished, nothing new is taken")
+        if self.draining:
+            return
+        logger.info("draining: what was accepted is finished, nothing new is taken")
         self.draining = True
+        self._drain_until = time.monotonic() + self.settings.drain_s
         if self._batcher is not None:
             self._batcher.close()
+        if self._loop is not None:
+            # Called from a signal handler, between two steps of the loop, so nothing of the loop may be touched here.
+            self._loop.call_soon_threadsafe(self._loop.call_later, self.settings.drain_s, self._give_up)
+
+    def _give_up(self) -> None:
+        """The time for draining is over: what is not answered yet is answered now, as a refusal to be sent again."""
+        if self._batcher is not None:
+            self._batcher.fail_all(Draining("the service stopped before this request's turn came"))
 
     async def stop(self) -> None:
-        """Finish what was accepted, for at most `SEGGPT_DRAIN_S`, then end every process and thread."""
+        """Finish what was accepted, for at most `SEGGPT_DRAIN_S` since `drain`, then end every process and thread."""
         self.drain()
         if self._opening is not None:
             self._opening.cancel()
@@ -84,9 +98,9 @@ class Service:
                 await self._opening
         if self._batcher is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.drain_s):
+                async with asyncio.timeout(max(0.0, self._drain_until - time.monotonic())):
                     await self._batcher.drain()
-            self._batcher.fail_all(Draining("the service stopped before this request's turn came"))
+        self._give_up()
         await asyncio.gather(*(supervisor.stop(_REST_GRACE_S) for supervisor in self._supervisors))
         self._codecs.shutdown(wait=False, cancel_futures=True)
         if self._cells is not None:

@@ -106,6 +106,22 @@ def test_sigterm_finishes_what_was_accepted(tiny_folder: Path, tmp_path: Path) -
         assert not Path(f"/proc/{worker}").exists()
 
 
+def test_what_cannot_be_finished_in_time_is_told_so(tiny_folder: Path, tmp_path: Path) -> None:
+    with running_server(tmp_path / "log", checkpoint=tiny_folder, drain_s=1) as server:
+        server.wait_until_ready()
+        os.kill(server.worker_pids()[0], signal.SIGSTOP)
+        with ThreadPoolExecutor(4) as clients:
+            answers = [clients.submit(ask, server, seed, 1) for seed in range(4)]
+            while server.metric("seggpt_queue_pairs") < 3:
+                time.sleep(0.01)
+            server.process.send_signal(signal.SIGTERM)
+            for answer in answers:
+                assert answer.result().status_code == 503
+                assert answer.result().json()["type"] == "urn:seggpt:problem:draining"
+        assert server.process.wait(60) == 0
+        assert "Traceback" not in server.log.read_text()
+
+
 def test_a_full_queue_is_refused_with_retry_after(tiny_folder: Path, tmp_path: Path) -> None:
     with running_server(tmp_path / "log", checkpoint=tiny_folder, queue_pairs=4, max_examples=2) as server:
         server.wait_until_ready()
