@@ -145,6 +145,7 @@ def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[
         assert len(encoded) == length
         file.seek(8)
         file.write(encoded)
+    part.chmod(0o644)  # the writer makes a file for its owner alone; a checkpoint is for everyone
     part.replace(path)
 
 

@@ -43,7 +43,7 @@ def test_its_files_are_those_of_the_checksums() -> None:
         digest, name = line.split()
         assert hashlib.sha256((BUNDLED / name).read_bytes()).hexdigest() == digest, name
     assert (BUNDLED / "model.safetensors").stat().st_size <= LARGEST_BYTES
-    assert "## Figures" in (BUNDLED / "README.md").read_text()
+    assert "## How well it does" in (BUNDLED / "README.md").read_text()
 
 
 def test_the_quick_start_marks_the_right_object(bundled: RunningServer) -> None:

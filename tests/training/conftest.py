@@ -1,0 +1,63 @@
+"""Small pictures in the data folder's layout, drawn here: no test needs the real ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+CODE_POINTS = [f"1f{index:03x}" for index in range(60)]
+CATEGORIES = {"airplane": 3, "dog": 2, "snow": 2}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with 60 emoji (each with a variant), 60 clothing photos and 7 photos of things."""
+    root = tmp_path_factory.mktemp("data")
+    dice = np.random.default_rng(7)
+    _emoji(root / "emoji", dice)
+    _clothing(root / "clothing", dice)
+    _things(root / "coco_by", dice)
+    return root
+
+
+def _colour(dice: np.random.Generator) -> tuple[int, ...]:
+    return tuple(int(value) for value in dice.integers(0, 256, 3))
+
+
+def _emoji(folder: Path, dice: np.random.Generator) -> None:
+    folder.mkdir()
+    for point in CODE_POINTS:
+        for name in (f"emoji_u{point}", f"emoji_u{point}_1f3fb"):
+            cut_out = Image.new("RGBA", (96, 96))
+            ImageDraw.Draw(cut_out).ellipse((10, 20, 85, 90), fill=_colour(dice))
+            cut_out.save(folder / f"{name}.png")
+
+
+def _clothing(folder: Path, dice: np.random.Generator) -> None:
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    (folder / "classes.json").write_text(json.dumps({"0": "background", "1": "hat", "2": "coat"}))
+    for index in range(60):
+        photo, label = Image.new("RGB", (64, 96), _colour(dice)), Image.new("L", (64, 96))
+        for value, box in ((1, (20, 5, 45, 25)), (2, (10, 30, 55, 80))):
+            ImageDraw.Draw(photo).rectangle(box, fill=_colour(dice))
+            ImageDraw.Draw(label).rectangle(box, fill=value)
+        photo.save(folder / "images" / f"{index:04d}.jpg")
+        label.save(folder / "labels" / f"{index:04d}.png")
+
+
+def _things(folder: Path, dice: np.random.Generator) -> None:
+    (folder / "images").mkdir(parents=True)
+    for category, count in CATEGORIES.items():
+        (folder / "masks" / category).mkdir(parents=True)
+        for index in range(count):
+            photo, mask = Image.new("RGB", (80, 60), _colour(dice)), Image.new("L", (80, 60))
+            box = (10 + 5 * index, 10, 50, 50)
+            ImageDraw.Draw(photo).ellipse(box, fill=_colour(dice))
+            ImageDraw.Draw(mask).ellipse(box, fill=255)
+            photo.save(folder / "images" / f"{category}_{index}.jpg")
+            mask.save(folder / "masks" / category / f"{category}_{index}.png")

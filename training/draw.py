@@ -1,0 +1,143 @@
+"""Seeded random numbers, and batched warps of pictures: the two tools that scenes are made with."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Dice:
+    """Random tensors from one seeded generator, on one device."""
+
+    def __init__(self, seed: int, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator, device=self.device) * (high - low) + low
+
+    def normal(self, deviation: float, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.device) * deviation
+
+    def chance(self, probability: float, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator, device=self.device) < probability
+
+    def below(self, bounds: Tensor) -> Tensor:
+        """Integers in [0, bound), one for each bound."""
+        draw = torch.rand(bounds.shape, generator=self.generator, device=self.device, dtype=torch.float64)
+        return torch.minimum((draw * bounds).long(), bounds - 1)
+
+    def choice(self, count: int, *shape: int) -> Tensor:
+        return torch.randint(count, shape, generator=self.generator, device=self.device)
+
+
+def window(centre: Tensor, half: Tensor, angle: Tensor, flip: Tensor) -> Tensor:
+    """The affine map from a view's coordinates to a picture's, both in [-1, 1].
+
+    Args:
+        centre: (B, 2) x, y of the view's centre in the picture.
+        half: (B, 2) half width and half height of the view in the picture.
+        angle: (B,) radians.
+        flip: (B,) bool, mirror left and right.
+
+    Returns:
+        (B, 2, 3) float.
+    """
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    sign = 1.0 - 2.0 * flip.float()
+    x_row = torch.stack([cos * half[:, 0] * sign, -sin * half[:, 1]], 1)
+    y_row = torch.stack([sin * half[:, 0] * sign, cos * half[:, 1]], 1)
+    return torch.cat([torch.stack([x_row, y_row], 1), centre[:, :, None]], 2)
+
+
+def placement(position: Tensor, half: Tensor, angle: Tensor, flip: Tensor) -> Tensor:
+    """The affine map from a view's coordinates to those of a cut-out that is placed in it.
+
+    Args: as `window`, but `position` and `half` (B, 2) say where the cut-out lies in the view.
+    """
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    sign = 1.0 - 2.0 * flip.float()
+    x_row = torch.stack([cos * sign, sin * sign], 1) / half[:, :1]
+    y_row = torch.stack([-sin, cos], 1) / half[:, 1:]
+    linear = torch.stack([x_row, y_row], 1)
+    return torch.cat([linear, -linear @ position[:, :, None]], 2)
+
+
+def view(pictures: Tensor, theta: Tensor, size: int, *, outside: str) -> Tensor:
+    """Sample pictures through affine maps, averaged down first where they shrink.
+
+    Args:
+        pictures: (B, C, H, H) uint8 or float.
+        theta: (B, 2, 3) from `window` or `placement`.
+        size: side of the views in pixels.
+        outside: "zeros" or "reflection".
+
+    Returns:
+        (B, C, size, size) float, on the pictures' scale.
+    """
+    shrink = theta[:, :, :2].det().abs().sqrt() * pictures.shape[-1] / size
+    level = torch.log2(shrink.clamp(min=1.0)).add(0.4).floor().clamp(max=2).long()
+    out = torch.empty(len(pictures), pictures.shape[1], size, size, device=pictures.device)
+    for step in range(3):
+        rows = torch.nonzero(level == step)[:, 0]
+        if len(rows) == 0:
+            continue
+        source = pictures[rows].float()
+        if step:
+            source = functional.avg_pool2d(source, 2**step)
+        grid = functional.affine_grid(theta[rows], [len(rows), 1, size, size], align_corners=False)
+        out[rows] = functional.grid_sample(source, grid, padding_mode=outside, align_corners=False)
+    return out
+
+
+def textures(dice: Dice, count: int, size: int) -> Tensor:
+    """Smooth noise in random colours, from plain to busy: (count, 3, size, size) float in [0, 255]."""
+    out = dice.uniform(0, 255, count, 3, 1, 1).expand(-1, -1, size, size)
+    for cells in (2, 4, 8, 16):
+        strength = dice.uniform(-60, 90, count, 1, 1, 1).clamp(min=0)
+        noise = functional.interpolate(dice.normal(1.0, count, 3, cells, cells), (size, size), mode="bilinear")
+        out = out + strength * noise
+    return out.clamp(0, 255)
+
+
+def blobs(dice: Dice, count: int, size: int) -> Tensor:
+    """Random closed shapes, rounded or spiky, some with a hole: (count, 1, size, size) float in [0, 1]."""
+    axis = torch.linspace(-1, 1, size, device=dice.device)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    angle, radius = torch.atan2(y, x), torch.hypot(x, y)
+    edge = torch.full((count, size, size), 0.68, device=dice.device)
+    for wave in range(1, 7):
+        phase = dice.uniform(0, 2 * math.pi, count, 1, 1)
+        edge = edge + dice.normal(0.22 / wave, count, 1, 1) * torch.cos(wave * angle + phase)
+    edge = edge.clamp(0.2, 0.97)
+    hole = dice.uniform(-0.6, 0.7, count, 1, 1) * edge
+    inside = torch.minimum(edge - radius, radius - hole) * size / 2
+    return inside.clamp(0, 1)[:, None]
+
+
+def recolour(pixels: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
+    """Mix the channels: (B, 3, H, W) in [0, 255] with (B, 3, 3) and (B, 3) -> the same, clipped."""
+    mixed = torch.einsum("bij,bjhw->bihw", matrix, pixels) + offset[:, :, None, None]
+    return mixed.clamp(0, 255)
+
+
+def colour_change(dice: Dice, count: int, strength: float) -> tuple[Tensor, Tensor]:
+    """Random hue, saturation, contrast and brightness as ((count, 3, 3) matrices, (count, 3) offsets).
+
+    A strength of 1 can turn a red thing green; .15 is another lamp.
+    """
+    turn = dice.normal(1.2 * strength, count)
+    grey = torch.full((3, 3), 1 / 3, device=dice.device)
+    # A rotation about the grey axis (Rodrigues' formula) is a turn of the hue.
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=dice.device) / math.sqrt(3)
+    eye = torch.eye(3, device=dice.device)
+    cos, sin = torch.cos(turn)[:, None, None], torch.sin(turn)[:, None, None]
+    hue = cos * eye + sin * cross + (1 - cos) * grey
+    saturation = torch.exp(dice.normal(0.6 * strength, count, 1, 1))
+    gain = torch.exp(dice.normal(0.5 * strength, count, 1, 1) + dice.normal(0.2 * strength, count, 3, 1))
+    matrix = gain * (saturation * (eye - grey) + grey) @ hue
+    offset = dice.normal(40 * strength, count, 1) + dice.normal(10 * strength, count, 3)
+    return matrix, offset + 127.5 * (1 - matrix.sum(2)) * dice.uniform(0, 1, count, 1)

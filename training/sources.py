@@ -1,0 +1,179 @@
+"""Pictures on disk -> tensors in memory, split into training and held-out sets.
+
+Knows the layout of the data folder (`emoji/`, `clothing/`) and nothing of scenes, losses or networks. Every
+picture is decoded once, at the start: about 3,500 cut-outs and 1,000 photos take half a gigabyte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from training.regions import colour_regions
+
+SPRITE_SIZE = 96
+PHOTO_SIZE = 192
+HELD_OUT_OF_256 = 26  # about 10 % of code points and of photos
+SKIN_AND_GENDER = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff", "2640", "2642", "200d", "fe0f"}
+MIN_REGION, MAX_REGION = 0.02, 0.7  # share of the photo that a region may cover
+MIN_CUT_OUT = 0.03
+CLASSES, COLOURS, PEOPLE = 0, 1, 2  # layers of Photos.labels
+
+
+def is_held_out(key: str) -> bool:
+    """Whether a code point or a photo is kept from training; depends on its name alone, so it never changes."""
+    return hashlib.sha256(key.encode()).digest()[0] < HELD_OUT_OF_256
+
+
+@dataclass(frozen=True)
+class Sprites:
+    """Cut-outs with transparency, sorted by kind; neighbouring kinds are related (animals, fruit, ...).
+
+    pixels: (N, 4, 96, 96) uint8, RGB premultiplied with alpha.
+    first, count: (K,) int64; kind k is the cut-outs first[k] .. first[k] + count[k] - 1.
+    """
+
+    pixels: Tensor
+    first: Tensor
+    count: Tensor
+
+    def to(self, device: torch.device) -> Sprites:
+        return Sprites(self.pixels.to(device), self.first.to(device), self.count.to(device))
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Square photos, and the table of every region in them that can be asked for.
+
+    pixels: (M, 3, 192, 192) uint8; aspect not kept, as the service does not keep it.
+    labels: (M, 3, 192, 192) uint8; layer 0 annotated classes (0 = background), layer 1 regions of like colour, layer 2
+        whole people (1 wherever any class is annotated).
+    photo, layer, value: (R,) int64; region r is `labels[photo, layer] == value`.
+    box: (R, 4) float, centre x, centre y, width, height in [0, 1].
+    first, count: (R,) int64; the regions of the same class, in any photo, are rows first .. first + count - 1;
+        count is 1 for a region of like colour.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    photo: Tensor
+    layer: Tensor
+    value: Tensor
+    box: Tensor
+    first: Tensor
+    count: Tensor
+
+    def to(self, device: torch.device) -> Photos:
+        return Photos(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+def _group(keys: list[str]) -> tuple[Tensor, Tensor]:
+    """Runs of equal neighbours: (first index, length) of each, both (K,) int64."""
+    first = [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
+    ends = [*first[1:], len(keys)]
+    return torch.tensor(first), torch.tensor([end - start for start, end in zip(first, ends, strict=True)])
+
+
+def emoji_kind(stem: str) -> tuple[str, str]:
+    """(code point, kind) of a file name: variants of skin and gender are one kind."""
+    points = stem.removeprefix("emoji_u").split("_")
+    rest = [point for point in points[1:] if point not in SKIN_AND_GENDER]
+    return points[0], "_".join([points[0].zfill(6), *rest])
+
+
+def load_emoji(folder: Path, *, held_out: bool) -> Sprites:
+    """Read `emoji_u<code point>[_...].png`, the training or the held-out code points.
+
+    Raises:
+        FileNotFoundError: there is none in the folder.
+    """
+    paths = [p for p in folder.glob("emoji_u*.png") if is_held_out(emoji_kind(p.stem)[0]) is held_out]
+    if not paths:
+        raise FileNotFoundError(f"no emoji_u*.png of the {'held-out' if held_out else 'training'} set in {folder}")
+    paths.sort(key=lambda path: (emoji_kind(path.stem)[1], path.stem))
+    pixels = np.stack([np.asarray(Image.open(p).convert("RGBA").resize((SPRITE_SIZE,) * 2)) for p in paths])
+    first, count = _group([emoji_kind(path.stem)[1] for path in paths])
+    return Sprites(_premultiply(torch.from_numpy(pixels).permute(0, 3, 1, 2)), first, count)
+
+
+def _premultiply(rgba: Tensor) -> Tensor:
+    """(N, 4, H, W) uint8 -> the same with RGB * alpha / 255."""
+    alpha = rgba[:, 3:].to(torch.int16)
+    return torch.cat([(rgba[:, :3] * alpha // 255).to(torch.uint8), rgba[:, 3:]], 1).contiguous()
+
+
+def load_clothing(folder: Path, *, held_out: bool) -> Photos:
+    """Read `images/<name>.jpg` with `labels/<name>.png` and `classes.json`.
+
+    Raises:
+        FileNotFoundError: there is no photo of that set in the folder.
+    """
+    paths = [p for p in sorted((folder / "images").glob("*.jpg")) if is_held_out(p.stem) is held_out]
+    if not paths:
+        raise FileNotFoundError(f"no photo of the {'held-out' if held_out else 'training'} set in {folder}/images")
+    classes: dict[str, str] = json.loads((folder / "classes.json").read_text())
+    size = (PHOTO_SIZE, PHOTO_SIZE)
+    pixels, labels = [], []
+    for path in paths:
+        with Image.open(path) as image, Image.open(folder / "labels" / f"{path.stem}.png") as label:
+            pixels.append(np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR)))
+            labels.append(np.asarray(label.resize(size, Image.Resampling.NEAREST)))
+    rgb = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    return tabulate(rgb, torch.from_numpy(np.stack(labels)), max(map(int, classes)))
+
+
+def tabulate(pixels: Tensor, annotated: Tensor, last_class: int) -> Photos:
+    """Find every region of a fair size, annotated or of like colour.
+
+    Args:
+        pixels: (M, 3, 192, 192) uint8.
+        annotated: (M, 192, 192) uint8, class indices, 0 = background.
+        last_class: largest class index.
+    """
+    labels = torch.stack([annotated, colour_regions(pixels), (annotated > 0).to(torch.uint8)], 1)
+    size = pixels.shape[-1]
+    rows: list[tuple[int, int, int, float, float, float, float]] = []
+    for layer, last in enumerate((last_class, int(labels[:, 1].max()), 1)):
+        for value in range(1, last + 1):
+            hit = labels[:, layer] == value
+            area = hit.float().mean((1, 2))
+            for photo in torch.nonzero((area >= MIN_REGION) & (area <= MAX_REGION))[:, 0].tolist():
+                ys, xs = torch.nonzero(hit[photo], as_tuple=True)
+                left, right, top, bottom = int(xs.min()), int(xs.max()) + 1, int(ys.min()), int(ys.max()) + 1
+                box = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
+                rows.append((photo, layer, value, *(side / size for side in box)))
+    table = torch.tensor(rows, dtype=torch.float64)
+    photos, layers, values = table[:, :3].long().unbind(1)
+    # Regions of like colour have no relatives in other photos: each is a group of its own.
+    keys = [f"row {i}" if row[1] == COLOURS else f"layer {row[1]} class {row[2]}" for i, row in enumerate(rows)]
+    starts, lengths = _group(keys)
+    group = torch.repeat_interleave(torch.arange(len(starts)), lengths)
+    boxes = table[:, 3:].float()
+    return Photos(pixels, labels, photos, layers, values, boxes, starts[group], lengths[group])
+
+
+def cut_outs(photos: Photos) -> Sprites:
+    """Annotated regions as cut-outs, each in its bounding square: real objects to paste on other backgrounds.
+
+    Each region is a kind of its own; the table is sorted by class, so neighbours are related.
+    """
+    chosen, size = [], photos.pixels.shape[-1]
+    for row in torch.nonzero(photos.layer != COLOURS)[:, 0].tolist():
+        mask = photos.labels[photos.photo[row], photos.layer[row]] == photos.value[row]
+        if mask.float().mean() < MIN_CUT_OUT:
+            continue
+        cx, cy, width, height = (photos.box[row] * size).tolist()
+        half = max(width, height) / 2
+        box = tuple(round(side) for side in (cx - half, cy - half, cx + half, cy + half))
+        rgba = torch.cat([photos.pixels[photos.photo[row]], mask[None].to(torch.uint8) * 255])
+        image = Image.fromarray(rgba.permute(1, 2, 0).numpy(), "RGBA").crop(box)  # transparent outside the photo
+        chosen.append(np.asarray(image.resize((SPRITE_SIZE,) * 2, Image.Resampling.BILINEAR)))
+    pixels = _premultiply(torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2))
+    return Sprites(pixels, torch.arange(len(chosen)), torch.ones(len(chosen), dtype=torch.int64))
