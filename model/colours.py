@@ -5,6 +5,8 @@ Sizes are (height, width). Source: transformers, `SegGptImageProcessor`; Painter
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,10 +41,12 @@ def normalise(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return ((pixels.to(torch.float32) / MAX_VALUE - mean) / std).movedim(-1, -3).to(dtype)
 
 
-def colours(pred_masks: Tensor) -> Tensor:
+def colours(
+    pred_masks: Tensor, image_mean: Sequence[float] = IMAGE_MEAN, image_std: Sequence[float] = IMAGE_STD
+) -> Tensor:
     """(B, 3, H, W) normalised -> (B, 3, H, W) float32 RGB in [0, 255]."""
-    mean = torch.tensor(IMAGE_MEAN, device=pred_masks.device).view(3, 1, 1)
-    std = torch.tensor(IMAGE_STD, device=pred_masks.device).view(3, 1, 1)
+    mean = torch.tensor(image_mean, device=pred_masks.device).view(3, 1, 1)
+    std = torch.tensor(image_std, device=pred_masks.device).view(3, 1, 1)
     return ((pred_masks.to(torch.float32) * std + mean) * MAX_VALUE).clip(0, MAX_VALUE)
 
 

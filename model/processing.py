@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from model.colours import IMAGE_MEAN, IMAGE_STD, MAX_VALUE, build_palette, decode_colours, enlarge
+from model.colours import IMAGE_MEAN, IMAGE_STD, MAX_VALUE, build_palette, colours, decode_colours, enlarge
 
 _WIDE_MODES = "IF"  # the first letters of Pillow's I, I;16 and so on, and F
 
@@ -246,9 +246,7 @@ class SegGptImageProcessor:
         if tuple(tensor.shape[2:]) != self.size:
             # Any other height is a canvas of some size, as transformers takes it.
             tensor = tensor[:, :, tensor.shape[2] // 2 :]
-        mean = torch.tensor(self.image_mean, device=tensor.device).view(3, 1, 1)
-        std = torch.tensor(self.image_std, device=tensor.device).view(3, 1, 1)
-        return ((tensor.to(torch.float32) * std + mean) * MAX_VALUE).clip(0, MAX_VALUE)
+        return colours(tensor, self.image_mean, self.image_std)
 
     def _with(self, settings: Mapping[str, Any]) -> SegGptImageProcessor:
         if not settings:
