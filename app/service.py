@@ -13,9 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import app
 from app.batcher import Batcher, cells_needed
 from app.errors import Draining, NotReady, Problem
 from app.images import Limits
@@ -24,6 +22,7 @@ from app.pipeline import Pipeline
 from app.schemas import Model, Models, Size, Worker
 from app.settings import Settings
 from app.worker.cells import Cells
+from app.worker.channel import child_environment
 from app.worker.messages import LoadFailed, MessageError, Prepared, decode
 from app.worker.supervisor import Supervisor, configure
 
@@ -248,9 +247,7 @@ async def _prepare(settings: Settings) -> Prepared:
     for name, value in (("--revision", settings.revision), ("--cache-dir", settings.cache_dir)):
         arguments += [name, value] if value else []
     arguments += ["--offline"] if settings.offline else []
-    # The child finds `app` where this process did, wherever it was started from.
-    path = os.pathsep.join((str(Path(app.__file__).parents[1]), os.environ.get("PYTHONPATH", "")))
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = child_environment()
     if settings.token is not None:
         environment["HF_TOKEN"] = settings.token.get_secret_value()
     process = await asyncio.create_subprocess_exec(

@@ -60,7 +60,7 @@ class WorkerChannel:
                     stdin=asyncio.subprocess.DEVNULL,
                     # A session of its own: Ctrl-C in a terminal reaches the HTTP process only, which then drains.
                     start_new_session=True,
-                    env=_environment(),
+                    env=child_environment(),
                 )
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LINE_LIMIT_BYTES)
         except BaseException:
@@ -137,7 +137,7 @@ class WorkerChannel:
             await self._writer.wait_closed()
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """This process's environment, so that the child finds the same `app` wherever it was imported from."""
     root = str(Path(app.__file__).parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
