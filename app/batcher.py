@@ -131,6 +131,11 @@ class Batcher:
         """Pairs that wait for a device."""
         return sum(ticket.pairs for ticket in self._queue)
 
+    @property
+    def running_pairs(self) -> int:
+        """Pairs that a device holds."""
+        return sum(ticket.pairs for ticket in self._bound.values())
+
     # The request's side.
 
     def check_room(self, pairs: int) -> None:
@@ -258,6 +263,7 @@ class Batcher:
     def finish(self, group: Group, outcome: Answer | Problem) -> None:
         """The outcome of a bound group; no worker touches its cells any more."""
         ticket = self._bound.pop(group)
+        self._metrics.running_pairs.set(self.running_pairs)
         if isinstance(outcome, Answer):
             self._measure(time.monotonic() - group.bound_at, outcome.batch_pairs)
         if not group.future.done():
@@ -308,6 +314,7 @@ class Batcher:
         else:
             self._something_queued.clear()
         self._metrics.queue_pairs.set(self.queued_pairs)
+        self._metrics.running_pairs.set(self.running_pairs)
 
     def _measure(self, seconds: float, pairs: int) -> None:
         newest = seconds / pairs

@@ -46,6 +46,7 @@ class Metrics:
         )
         self.batches = Counter("seggpt_batches", "Forwards that gave an answer.", registry=registry)
         self.queue_pairs = Gauge("seggpt_queue_pairs", "Pairs waiting for a worker.", registry=registry)
+        self.running_pairs = Gauge("seggpt_running_pairs", "Pairs that workers hold now.", registry=registry)
         self.queue_limit_pairs = Gauge(
             "seggpt_queue_limit_pairs", "Pairs that may wait (SEGGPT_QUEUE_PAIRS).", registry=registry
         )

@@ -84,6 +84,17 @@ class RunningServer:
                 return float(line.split()[-1])
         pytest.fail(f"/metrics has no {name}")
 
+    def wait_until_held(self, queued: int | None = None, running: int | None = None, total: int | None = None) -> None:
+        """Wait until that many pairs are queued, held by workers, or either; how they share out is a matter of luck."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            waiting, held = self.metric("seggpt_queue_pairs"), self.metric("seggpt_running_pairs")
+            wanted = ((queued, waiting), (running, held), (total, waiting + held))
+            if all(number in (None, now) for number, now in wanted):
+                return
+            time.sleep(0.01)
+        pytest.fail(f"{waiting} pairs wait and {held} run; wanted {queued} and {running}, {total} together")
+
 
 @contextmanager
 def running_server(log: Path, **settings: object) -> Iterator[RunningServer]:

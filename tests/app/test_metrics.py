@@ -32,6 +32,7 @@ def test_the_names_are_stable() -> None:
         "seggpt_batch_pairs",
         "seggpt_batches_total",
         "seggpt_queue_pairs",
+        "seggpt_running_pairs",
         "seggpt_queue_limit_pairs",
         "seggpt_workers_ready",
         "seggpt_worker_restarts_total",
