@@ -1,7 +1,8 @@
 """A checkpoint, wherever it lies, becomes a network; and a network becomes one that transformers loads.
 
-Weights are mapped into memory, not read: in the stored precision a network costs no second copy. Which tensor is
-called what is known by `model.weights`, how files come from the hub by `model.hub`.
+Weights are mapped into memory, not read: in the stored precision a network costs no second copy, and in another one the
+file's pages do not pile up beside it. Which tensor is called what is known by `model.weights`, how files come from the
+hub by `model.hub`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from model.weights import (
     FILE_SUFFIXES,
     CheckpointError,
     Layout,
+    converted,
     files_of,
     layout_of,
     map_tensors,
@@ -133,7 +135,7 @@ def load(
     if dtype is None:
         dtype = _common_dtype(tensors)
     # One tensor at a time, so that a cast or a move to a device never holds the whole network twice.
-    state = {name: tensors.pop(name).to(device=device, dtype=dtype) for name in list(tensors)}
+    state = {name: converted(tensors.pop(name), dtype, device) for name in list(tensors)}
     model = _skeleton(checkpoint.config)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()

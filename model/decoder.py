@@ -60,11 +60,16 @@ class SegGptDecoder(nn.Module):
         painted = self.decoder_pred(torch.cat((above, below), dim=2))
         return painted[:, :, 1:]
 
-    def _unfold(self, hidden_states: Tensor, pixel_rows: int) -> Tensor:
-        """(B, rows, columns, C) -> (B, decoder_hidden_size, rows * pixel_rows, W): each patch's lowest rows."""
-        outputs = pixel_rows * self.patch_size * self.decoder_hidden_size
+    def _lowest(self, hidden_states: Tensor) -> Tensor:
+        """The part of `decoder_embed` that makes the lowest pixel row of each patch."""
+        outputs = self.patch_size * self.decoder_hidden_size
         embed = self.decoder_embed
-        pixels = F.linear(hidden_states, embed.weight[-outputs:], embed.bias[-outputs:])
+        return F.linear(hidden_states, embed.weight[-outputs:], embed.bias[-outputs:])
+
+    def _unfold(self, hidden_states: Tensor, pixel_rows: int) -> Tensor:
+        """(B, rows, columns, C) -> (B, decoder_hidden_size, rows * pixel_rows, W): all or the lowest of each patch."""
+        embed = self.decoder_embed if pixel_rows == self.patch_size else self._lowest
+        pixels = embed(hidden_states)
         batch, rows, columns, _ = pixels.shape
         pixels = pixels.view(batch, rows, columns, pixel_rows, self.patch_size, self.decoder_hidden_size)
         pixels = pixels.transpose(2, 3).reshape(batch, rows * pixel_rows, columns * self.patch_size, -1)

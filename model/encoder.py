@@ -7,8 +7,8 @@ weights load as they are. Source: SegGPT, arXiv:2304.03284; decomposed position 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,20 @@ class MaskStream:
     tokens: Tensor
     layout: Layout
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the tokens take."""
+        return self.tokens.nbytes
+
+    @classmethod
+    def joined(cls, streams: Sequence[MaskStream]) -> MaskStream:
+        """The streams of several requests as the stream of one batch, in order."""
+        halves = [stream.layout.halves(stream.tokens) for stream in streams]
+        sizes = tuple(size for stream in streams for size in stream.layout.group_sizes)
+        layout = replace(streams[0].layout, group_sizes=sizes)
+        prompts, inputs = (torch.cat(parts) for parts in zip(*halves, strict=True))
+        return cls(layout.flat(prompts, inputs), layout)
+
 
 class SegGptPatchEmbeddings(nn.Module):
     """Cut pictures into patches and project each to a token."""
@@ -93,9 +107,17 @@ class SegGptEmbeddings(nn.Module):
         self.type_token_instance = nn.Parameter(torch.zeros(1, 1, 1, width))
         self.patch_embeddings = SegGptPatchEmbeddings(config)
         self.position_embeddings = nn.Parameter(torch.zeros(1, positions, width))
+        self._kept_positions: tuple[Tensor, Tensor] | None = None
+
+    def keep_positions(self) -> None:
+        """Compute `positions` once for all; the stored table is not looked at again."""
+        upper, lower = self.positions()
+        self._kept_positions = upper.detach().float(), lower.detach().float()
 
     def positions(self) -> tuple[Tensor, Tensor]:
         """The stored square table stretched over the canvas: its (half_tokens, hidden_size) upper and lower half."""
+        if self._kept_positions is not None:
+            return self._kept_positions
         table = self.position_embeddings[:, 1:]  # the first row belonged to a class token
         side = round(table.shape[1] ** 0.5)
         if self.grid != (side, side):
@@ -116,9 +138,9 @@ class SegGptEmbeddings(nn.Module):
         return torch.cat([named[kind] for kind in embedding_types])
 
     def image_stream(self, prompts: Tensor, inputs: Tensor, layout: Layout, types: Tensor) -> Tensor:
-        """(pairs, 3, H, W) prompt images and (groups, 3, H, W) input images -> (T, hidden_size)."""
+        """(pairs, 3, H, W) prompt images and (groups, 3, H, W) input images -> (T, hidden_size) float32."""
         upper, lower = self.positions()
-        tokens = self.patch_embeddings(torch.cat((prompts, inputs)))
+        tokens = self.patch_embeddings(torch.cat((prompts, inputs))).float()
         token = self.segment_token_input[0]
         return layout.flat(
             tokens[: layout.pairs] + token + upper + _per_pair(layout, types),
@@ -128,7 +150,7 @@ class SegGptEmbeddings(nn.Module):
     def mask_stream(
         self, masks: Tensor, layout: Layout, types: Tensor, unknown: tuple[Tensor, Tensor] | None, labels: Tensor
     ) -> Tensor:
-        """(pairs, 3, H, W) prompt masks -> (T, hidden_size), the input half unknown unless `unknown` says otherwise.
+        """(pairs, 3, H, W) prompt masks -> (T, hidden_size) float32, the input half unknown unless `unknown` says otherwise.
 
         Args:
             masks: (pairs, 3, H, W) normalised colours.
@@ -139,16 +161,50 @@ class SegGptEmbeddings(nn.Module):
         """
         upper, lower = self.positions()
         token, hidden = self.segment_token_prompt[0], self.mask_token[0]
-        prompts = self.patch_embeddings(masks)
+        prompts = self.patch_embeddings(masks).float()
+        hidden = hidden.float()
         inputs = hidden.expand(layout.groups, layout.half_tokens, -1)
         if unknown is not None:
             prompts = torch.where(unknown[0].unsqueeze(-1), hidden, prompts)
-            inputs = torch.where(unknown[1].unsqueeze(-1), hidden, layout.first_of_group(self.patch_embeddings(labels)))
+            inputs = torch.where(
+                unknown[1].unsqueeze(-1), hidden, layout.first_of_group(self.patch_embeddings(labels).float())
+            )
         return layout.flat(prompts + token + upper + _per_pair(layout, types), inputs + token + lower + types)
 
 
 def _per_pair(layout: Layout, types: Tensor) -> Tensor:
     return types if len(types) == 1 else layout.per_pair(types)
+
+
+class SegGptLayerNorm(nn.LayerNorm):
+    """A layernorm that computes in float32 and rounds its result to the precision of the layer that reads it.
+
+    The stream between blocks is float32 in every precision: rounding it after each block would add up.
+    """
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., C) of any precision -> (..., C) in the precision of the weights."""
+        normed = F.layer_norm(tokens.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
+        return normed.to(self.weight.dtype)
+
+
+class AttentionKernel(Protocol):
+    """Attention between the qkv projection and the output projection, made for one block; see `model.kernels`."""
+
+    name: str
+
+    def __call__(self, qkv: Tensor, layout: Layout, prompt_tokens: int) -> Tensor:
+        """Attend, and average ensembles.
+
+        Args:
+            qkv: (T, 3 * hidden_size), rows in `layout`; columns are queries, keys, values, each [head, head_dim].
+            layout: pairs and groups, with whole prompt halves.
+            prompt_tokens: trailing tokens of each prompt half that are asked for.
+
+        Returns:
+            (T', hidden_size) in the layout of `layout.tail(..., prompt_tokens)`; input halves are means over their
+            group's pairs.
+        """
 
 
 class SegGptAttention(nn.Module):
@@ -166,6 +222,8 @@ class SegGptAttention(nn.Module):
             rows, columns = config.grid
             self.rel_pos_h = nn.Parameter(torch.zeros(2 * rows - 1, config.head_dim))
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * columns - 1, config.head_dim))
+        #: What attends instead of torch's own attention; `model.inference` chooses it.
+        self.kernel: AttentionKernel | None = None
 
     def forward(
         self, tokens: Tensor, layout: Layout, prompt_tokens: int, output_attentions: bool
@@ -181,31 +239,45 @@ class SegGptAttention(nn.Module):
         Returns:
             (T', hidden_size) in the layout of `layout.tail(..., prompt_tokens)`, and the weights or None.
         """
-        asked_layout, asked = layout.tail(tokens, prompt_tokens)
-        width = tokens.shape[-1]
-        bias = self.qkv.bias
-        query = F.linear(asked, self.qkv.weight[:width], None if bias is None else bias[:width])
-        key_value = F.linear(tokens, self.qkv.weight[width:], None if bias is None else bias[width:])
-        q = asked_layout.canvases(query).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k, v = layout.canvases(key_value).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        # q (pairs, heads, queries, head_dim); k, v (pairs, heads, keys, head_dim)
-        rows, columns = self._position_terms(q) if self.is_relative else (None, None)
+        qkv = self.qkv(tokens)
+        weights: Tensor | None = None
         if output_attentions or self.training:
-            mixed, weights = self._explicit(q, k, v, rows, columns)
+            q, k, v = self._canvases(qkv, layout, prompt_tokens)
+            mixed, weights = self._explicit(q, k, v, *self._position_terms(q))
+            mixed = self._averaged(mixed, layout, prompt_tokens)
         else:
-            mixed, weights = self._fused(q, k, v, rows, columns), None
-        mixed = mixed.transpose(1, 2).flatten(2)  # (pairs, queries, hidden_size)
-        prompts, inputs = mixed[:, :prompt_tokens], mixed[:, prompt_tokens:]
-        # proj is linear, so the ensemble's mean may be taken before it, once per group.
-        result: Tensor = self.proj(asked_layout.flat(prompts, asked_layout.mean_of_group(inputs)))
+            mixed = (self.kernel or self.attend)(qkv, layout, prompt_tokens)
+        result: Tensor = self.proj(mixed)
         return result, weights if output_attentions else None
 
-    def _position_terms(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """What each query adds per key row and per key column: (..., queries, rows) and (..., queries, columns)."""
+    def attend(self, qkv: Tensor, layout: Layout, prompt_tokens: int) -> Tensor:
+        """Torch's own attention, called as an AttentionKernel is."""
+        q, k, v = self._canvases(qkv, layout, prompt_tokens)
+        return self._averaged(self._fused(q, k, v, *self._position_terms(q)), layout, prompt_tokens)
+
+    def _canvases(self, qkv: Tensor, layout: Layout, prompt_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (pairs, heads, queries, head_dim), the asked ones only; keys and values (pairs, heads, keys, ...)."""
+        q, k, v = (
+            layout.canvases(part).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1)
+        )
+        return q[:, :, layout.prompt_tokens - prompt_tokens :], k, v
+
+    def _averaged(self, mixed: Tensor, layout: Layout, prompt_tokens: int) -> Tensor:
+        """(pairs, heads, queries, head_dim) -> (T', hidden_size), the input halves averaged over their group.
+
+        The projection behind is linear, so the ensemble's mean may be taken before it, once per group.
+        """
+        mixed = mixed.transpose(1, 2).flatten(2)  # (pairs, queries, hidden_size)
+        return layout.flat(mixed[:, :prompt_tokens], layout.mean_of_group(mixed[:, prompt_tokens:]))
+
+    def _position_terms(self, q: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What each query adds per key row, (..., queries, rows), and per key column, (..., queries, columns)."""
+        if not self.is_relative:
+            return None, None
         rows, columns = self.grid
         shaped = q.unflatten(2, (-1, columns))  # the queries are the canvas's last rows
-        of_row = self.rel_pos_h[_distances(rows, shaped.shape[2], q.device)]
-        of_column = self.rel_pos_w[_distances(columns, columns, q.device)]
+        of_row = self.rel_pos_h[_distances(rows, shaped.shape[2], q.device)].to(q.dtype)
+        of_column = self.rel_pos_w[_distances(columns, columns, q.device)].to(q.dtype)
         return (
             torch.einsum("bhrwd,rkd->bhrwk", shaped, of_row).flatten(2, 3),
             torch.einsum("bhrwd,wkd->bhrwk", shaped, of_column).flatten(2, 3),
@@ -273,8 +345,8 @@ class SegGptLayer(nn.Module):
         self.drop_path_rate = drop_path_rate
         self.attention = SegGptAttention(config)
         self.mlp = SegGptMlp(config)
-        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_before = SegGptLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_after = SegGptLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(
         self, tokens: Tensor, layout: Layout, prompt_tokens: int, output_attentions: bool = False
@@ -305,7 +377,7 @@ class SegGptEncoder(nn.Module):
         last = max(1, config.num_hidden_layers - 1)
         rates = [config.drop_path_rate * index / last for index in range(config.num_hidden_layers)]
         self.layers = nn.ModuleList(SegGptLayer(config, rate) for rate in rates)
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm = SegGptLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def before_merge(self, tokens: Tensor, layout: Layout) -> Tensor:
         """Run one stream alone through the blocks up to and including `merge_index`."""

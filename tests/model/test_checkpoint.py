@@ -6,8 +6,6 @@ import argparse
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +27,6 @@ from model.checkpoint import (
     to_original,
 )
 from tests.model.conftest import TINY, draw_batch, draw_weights, reference_of, relative_rms, write_original
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_a_folder_loads_in_eval_with_the_same_answer(saved, answer):
@@ -225,7 +221,7 @@ def test_a_checkpoint_passes_through_json(saved):
     assert again.config.extra == checkpoint.config.extra
 
 
-# --- precision and memory
+# --- precision
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -251,23 +247,6 @@ def test_a_file_of_mixed_precisions_loads_in_the_widest(saved, tmp_path):
     shutil.copy(saved.folder / "config.json", tmp_path)
     save_file(tensors, tmp_path / "model.safetensors")
     assert {parameter.dtype for parameter in load(resolve(tmp_path)).parameters()} == {torch.float32}
-
-
-def mapped_ranges(path: Path) -> list[range]:
-    """Where a file lies in this process's memory."""
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
-    return [range(*(int(end, 16) for end in line[0].split("-"))) for line in lines]
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells mappings by Linux's /proc")
-@pytest.mark.parametrize("form", ["safetensors", "original"])
-def test_weights_are_mapped_from_the_file_not_copied(saved, tmp_path, form):
-    path = saved.folder / "model.safetensors"
-    if form == "original":
-        path = write_original(saved.folder / "original.pth", saved.model)
-    model = load(resolve(path))
-    ranges = mapped_ranges(path)
-    assert all(any(weight.data_ptr() in part for part in ranges) for weight in model.parameters())
 
 
 def test_training_a_mapped_network_leaves_the_file_alone(saved):
@@ -299,47 +278,6 @@ def test_loading_leaves_the_random_state_alone(saved):
     before = torch.get_rng_state()
     load(resolve(saved.folder))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-MEASURE = """
-import sys, torch
-from pathlib import Path
-from model.checkpoint import load, resolve
-torch.set_num_threads(1)
-def bytes_of(field):  # of this process alone: ru_maxrss would begin at its parent's
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-checkpoint = resolve(sys.argv[1])
-peak, anonymous = bytes_of("VmHWM"), bytes_of("RssAnon")
-model = load(checkpoint, dtype=None if sys.argv[2] == "stored" else getattr(torch, sys.argv[2]))
-checksum = sum(float(weight.detach().flatten()[::512].sum()) for weight in model.parameters())  # reads every page
-size = sum(weight.nbytes for weight in model.parameters())
-print(size, bytes_of("VmHWM") - peak, bytes_of("RssAnon") - anonymous)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("form", "dtype"), [("safetensors", "stored"), ("safetensors", "bfloat16"), ("pth", "stored")])
-def test_loading_vit_large_never_holds_two_copies(tmp_path_factory, form, dtype):
-    folder = tmp_path_factory.mktemp("large")
-    model = SegGptForImageSegmentation(SegGptConfig())
-    save(model, folder)
-    path = folder / "model.safetensors" if form == "safetensors" else write_original(folder / "original.pth", model)
-    del model
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(path), dtype], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    shutil.rmtree(folder)
-    size, peak, anonymous = (int(number) for number in done.stdout.split())
-    measured = f"peak +{peak / 1e9:.2f} GB, anonymous +{anonymous / 1e9:.2f} GB"
-    print(f"{form} {dtype}: {size / 1e9:.2f} GB of weights, {measured}")  # noqa: T201
-    assert size in (370_723_203 * 4, 370_723_203 * 2)
-    if dtype == "stored":
-        assert 0.9 * size < peak < 1.1 * size
-        assert anonymous < 0.1 * size  # all of it is the file's own pages, which the system may drop and read again
-    else:
-        assert anonymous < 1.1 * size
 
 
 def test_the_metadata_of_a_saved_file_says_what_it_is(saved):

@@ -1,0 +1,1 @@
+"""The inner loops: attention, products and what lies between them, by device."""

@@ -1,0 +1,160 @@
+"""A network on its device as a service runs it: uint8 pixels in, uint8 answers out, the same calls on any device.
+
+On a GPU it is `model.forward` with CUDA graphs and pinned buffers, on a CPU the network as `model.inference` prepared
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.colours import grey, normalise
+from model.cuda import Captured, Staged, Staging, kinds_of, prepare
+from model.encoder import MaskStream
+from model.forward import AnswerForward
+from model.inference import Mode, Precision, optimise
+from model.seggpt import SegGptForImageSegmentation
+
+
+@dataclass(frozen=True)
+class Painted:
+    """The answers of one batch, on the device; reading them waits for it.
+
+    Args:
+        finite: (groups,) bool: whether all of an answer's numbers are.
+        grey: (groups, H, W) uint8, the mean of the painted colours; more than 127 is foreground at a threshold of 0.5.
+    """
+
+    finite: Tensor
+    grey: Tensor
+
+
+@dataclass(frozen=True)
+class _Gpu:
+    forward: AnswerForward
+    captured: Captured
+    staging: Staging
+
+
+class Runner:
+    """One network on one device. Not for several threads at once.
+
+    Args:
+        model: loaded, in eval, on its device; prepared here, in place, so give it in its best precision.
+        precision: of products: "float32", "bfloat16", "float16", or on a CPU "int8".
+
+    Raises:
+        ValueError: there is no such precision on this device.
+        RuntimeError: nothing computes the right attention here.
+    """
+
+    def __init__(self, model: SegGptForImageSegmentation, precision: Precision) -> None:
+        self._model = model.requires_grad_(False)
+        self.device = model.device
+        self._gathered = torch.empty(0, dtype=torch.uint8)
+        self._gpu: _Gpu | None = None
+        if self.device.type == "cuda":
+            prepared = prepare(model, precision)
+            captured = Captured(prepared.forward, self.device)
+            self._gpu = _Gpu(prepared.forward, captured, Staging(self.device))
+            #: What computes.
+            self.mode = Mode(precision, prepared.attention, "cublas")
+        else:
+            self.mode = optimise(model, precision)
+
+    @property
+    def forward(self) -> AnswerForward | None:
+        """The forward pass on a GPU; None on a CPU."""
+        return None if self._gpu is None else self._gpu.forward
+
+    @property
+    def captured(self) -> tuple[int, ...]:
+        """Numbers of pairs that have a CUDA graph."""
+        return () if self._gpu is None else self._gpu.captured.buckets
+
+    def capture(self, pairs: int) -> None:
+        """Record batches of so many lone pairs, on a GPU; nothing to do on a CPU.
+
+        It takes a few forwards' time and may be done between batches, long after the first answer.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room; batches of this size go on without a graph.
+        """
+        if self._gpu is not None:
+            self._gpu.captured.capture(pairs)
+
+    def stage(self, pixels: Tensor, cells: Sequence[int]) -> Staged:
+        """Gather some rows of (all, H, W, 3) uint8 pixels in host memory, and have them brought to the device.
+
+        On a GPU the host does not wait, so the next batch can be staged while the present one is computed; before a
+        third is staged the first must have been read. On a CPU the result is valid until the next call.
+        """
+        if self._gpu is not None:
+            return self._gpu.staging.copy(pixels, cells)
+        if len(cells) > len(self._gathered):
+            self._gathered = torch.empty(len(cells), *pixels.shape[1:], dtype=torch.uint8)
+        gathered = self._gathered[: len(cells)]
+        torch.index_select(pixels, 0, torch.tensor(cells), out=gathered)
+        return Staged(gathered)
+
+    @torch.inference_mode()
+    def mask_stream(self, masks: Tensor, embedding_types: Sequence[str], group_sizes: Sequence[int]) -> MaskStream:
+        """What the network makes of prompt masks before it sees any picture.
+
+        Args:
+            masks: (pairs, H, W, 3) uint8 on the device.
+            embedding_types: "instance" or "semantic", per group.
+            group_sizes: pairs of each group.
+
+        Raises:
+            ValueError: an embedding type is unknown, or sizes do not fit together.
+        """
+        if self._gpu is None:
+            return self._model.model.mask_stream(normalise(masks), list(embedding_types), list(group_sizes))
+        layout = self._gpu.forward.layout(tuple(group_sizes))
+        kinds = kinds_of(tuple(embedding_types), self.device)
+        return MaskStream(self._gpu.forward.mask_stream(masks, layout, kinds), layout)
+
+    @torch.inference_mode()
+    def paint(
+        self, pixels: Tensor, embedding_types: Sequence[str], group_sizes: Sequence[int], mask_stream: MaskStream
+    ) -> Painted:
+        """Answer one batch. On a GPU the work is enqueued and the host does not wait.
+
+        Args:
+            pixels: (groups + pairs, H, W, 3) uint8 on the device: the input images, then the prompt images.
+            embedding_types: "instance" or "semantic", per group.
+            group_sizes: pairs of each group.
+            mask_stream: of these groups, in their order.
+
+        Raises:
+            ValueError: an embedding type is unknown, or sizes do not fit together.
+        """
+        if self._gpu is not None:
+            layout = self._gpu.forward.layout(tuple(group_sizes))
+            if mask_stream.layout != layout:
+                raise ValueError(f"mask_stream is of groups {mask_stream.layout.group_sizes}, not {layout.group_sizes}")
+            kinds = kinds_of(tuple(embedding_types), self.device)
+            return Painted(*self._gpu.captured.run(pixels, kinds, layout, mask_stream.tokens))
+        inputs, prompts = normalise(pixels).split([len(group_sizes), sum(group_sizes)])
+        pred_masks = self._model(
+            inputs,
+            prompts,
+            embedding_type=list(embedding_types),
+            group_sizes=list(group_sizes),
+            answer_only=True,
+            mask_stream=mask_stream,
+        ).pred_masks
+        values = torch.nan_to_num(grey(pred_masks))
+        # Half rounds down: "mean > 127.5", the reference's rule for one class, is then exactly "uint8 > 127".
+        answers = torch.ceil(values - 0.5).clamp(0, 255).to(torch.uint8)
+        return Painted(torch.isfinite(pred_masks).flatten(1).all(dim=1), answers)
+
+    def synchronise(self) -> None:
+        """Wait until the device has done all that it was given."""
+        if self._gpu is not None:
+            torch.cuda.synchronize(self.device)
