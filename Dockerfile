@@ -62,6 +62,8 @@ COPY model ./model
 USER seggpt
 
 FROM runtime AS cuda
+# Triton compiles a small launcher for its kernels with the system's C compiler; without one slower kernels stand in.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=packages-cuda /opt/venv /opt/venv
 COPY LICENSE ./

@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test test-slow check format bench eval train docs clean distclean
+.PHONY: help setup serve test test-slow test-gpu check format bench bench-gpu eval train docs clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,6 +50,9 @@ test: $(READY) ## run the tests
 test-slow: $(READY) ## run the tests at full ViT-L size and the long ones
 	$(BIN)/python -m pytest --timeout 1800 -m slow $(ARGS)
 
+test-gpu: $(READY) ## run the tests that need a GPU
+	$(BIN)/python -m pytest --timeout 600 -m gpu $(ARGS)
+
 check: $(READY) ## formatting, lint, types, import contracts, compose file
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -61,8 +64,11 @@ format: $(READY) ## format the code, and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## measure: the service's rate over the bare model's
+bench: $(READY) ## measure on the CPU: beside transformers, part by part, and the service (about 15 minutes)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu: $(READY) ## measure on a GPU: images per second beside transformers, and the service
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 eval: $(READY) ## measure the checkpoint's masks
 	$(BIN)/python -m evaluation $(ARGS)

@@ -65,19 +65,20 @@ class Ticket:
             assert picture.shape == (*self._memory.shape, 3), f"{picture.shape} does not fit {self._memory.shape}"
             self._memory.pixels[cell] = picture
 
-    async def answer(self, embedding_type: str, deadline: float) -> Answer:
+    async def answer(self, embedding_type: str, deadline: float, prompt: str | None = None) -> Answer:
         """Queue the request and wait for its answer. Once; cancelling it takes it out of the queue.
 
         Args:
             embedding_type: "instance" or "semantic".
             deadline: absolute, `time.monotonic()` seconds.
+            prompt: a name of the examples' content; the worker keeps what it computes from them alone under it.
 
         Raises:
             DeadlineExceeded: `deadline` came first, in the queue or on the device.
             Problem: the worker was lost twice, the device's memory does not suffice, the forward failed, or the
                 service gives up.
         """
-        return await self._batcher.put(self, embedding_type, deadline)
+        return await self._batcher.put(self, embedding_type, deadline, prompt)
 
     def release(self) -> None:
         """Give room and cells back, as soon as no worker uses them. Again does nothing."""
@@ -110,6 +111,9 @@ class Batcher:
         self._cells = cells
         self._metrics = metrics
         metrics.queue_limit_pairs.set(queue_pairs)
+        # Asked for when somebody looks, not kept up to date with every request.
+        metrics.queue_pairs.set_function(lambda: self.queued_pairs)
+        metrics.running_pairs.set_function(lambda: self.running_pairs)
         self._workers = workers
         self._admitted_pairs = 0
         self._queue: deque[Ticket] = deque()
@@ -168,7 +172,7 @@ class Batcher:
         self._nothing_admitted.clear()
         return Ticket(self, self._cells, pairs, cells)
 
-    async def put(self, ticket: Ticket, embedding_type: str, deadline: float) -> Answer:
+    async def put(self, ticket: Ticket, embedding_type: str, deadline: float, prompt: str | None) -> Answer:
         """`Ticket.answer`."""
         assert ticket.group is None, "a ticket is queued once"
         assert not ticket.released, "the ticket was given back"
@@ -178,6 +182,7 @@ class Batcher:
         group = ticket.group = Group(
             cells=GroupCells(input_cell, tuple(zip(rest[::2], rest[1::2], strict=True))),
             embedding_type=embedding_type,
+            prompt=prompt,
             deadline=deadline,
             future=loop.create_future(),
             enqueued_at=now,
@@ -263,7 +268,6 @@ class Batcher:
     def finish(self, group: Group, outcome: Answer | Problem) -> None:
         """The outcome of a bound group; no worker touches its cells any more."""
         ticket = self._bound.pop(group)
-        self._metrics.running_pairs.set(self.running_pairs)
         if isinstance(outcome, Answer):
             self._measure(time.monotonic() - group.bound_at, outcome.batch_pairs)
         if not group.future.done():
@@ -313,8 +317,6 @@ class Batcher:
             self._something_queued.set()
         else:
             self._something_queued.clear()
-        self._metrics.queue_pairs.set(self.queued_pairs)
-        self._metrics.running_pairs.set(self.running_pairs)
 
     def _measure(self, seconds: float, pairs: int) -> None:
         newest = seconds / pairs

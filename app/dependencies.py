@@ -1,4 +1,4 @@
-"""What routes ask for, by type."""
+"""What routes ask for, by type. Coroutines, because FastAPI sends plain functions through a thread."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from app.pipeline import StageTimes
 from app.service import Service
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def _times(request: Request) -> StageTimes:
+async def _times(request: Request) -> StageTimes:
     times: StageTimes = request.state.times
     return times
 

@@ -63,6 +63,21 @@ class Metrics:
         self.bytes_in_flight = Gauge(
             "seggpt_bytes_in_flight", "Bytes of all request bodies held now.", registry=registry
         )
+        self.examples = Counter(
+            "seggpt_examples",
+            "Examples of requests, by whether their pixels were kept from an earlier one.",
+            ["result"],
+            registry=registry,
+        )
+        self.prompts = Counter(
+            "seggpt_prompts",
+            "Requests run, by whether the worker had kept their prompt's mask stream.",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("hit", "miss"):
+            self.examples.labels(result)
+            self.prompts.labels(result)
         for stage in STAGES:
             self.stage_seconds.labels(stage)
 

@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 
 from app.batcher import Batcher
 from app.errors import DeadlineExceeded, EmptyMask, ExampleCount
+from app.examples import ExampleCache, KnownExample, example_key, prompt_name
 from app.images import Limits, check_aspect, check_header, decode_image, decode_mask, mask_to_cell, to_cell
 from app.masks import encode_mask, encode_overlay, encode_soft
 from app.metrics import STAGES, Metrics
@@ -85,6 +86,23 @@ class _Picture:
     preprocess_s: float
 
 
+@dataclass(frozen=True)
+class _Recognised:
+    """What is known of a request before its pictures are decoded.
+
+    Args:
+        keys: of its examples, in order.
+        examples: by their place; those that are new are still missing.
+        unknown: the places of those.
+        image: the input image; None as long as an example is missing.
+    """
+
+    keys: list[bytes]
+    examples: dict[int, KnownExample]
+    unknown: list[int]
+    image: _Picture | None
+
+
 class Pipeline:
     """The way of every request; one per service.
 
@@ -95,6 +113,7 @@ class Pipeline:
         cell_size: (height, width) in pixels of the pictures that the network takes.
         limits: what a picture may measure.
         max_examples: most examples of one request.
+        examples: those that came before.
     """
 
     def __init__(
@@ -106,6 +125,7 @@ class Pipeline:
         cell_size: tuple[int, int],
         limits: Limits,
         max_examples: int,
+        examples: ExampleCache,
     ) -> None:
         self._batcher = batcher
         self._codecs = codecs
@@ -113,6 +133,7 @@ class Pipeline:
         self._cell_size = cell_size
         self._limits = limits
         self._max_examples = max_examples
+        self._examples = examples
 
     async def segment(self, request: Segmentation) -> bytes:
         """Answer one request with a PNG of the input image's size.
@@ -124,9 +145,9 @@ class Pipeline:
         self._check_count(len(request.examples))
         try:
             with self._batcher.admit(len(request.examples)) as ticket:
-                image, examples = await self._decode_and_preprocess(request)
-                ticket.write(image.cell, [(prompt.cell, mask.cell) for prompt, mask in examples])
-                answer = await ticket.answer(request.embedding_type, request.deadline)
+                image, examples, prompt = await self._decode_and_preprocess(request)
+                ticket.write(image.cell, [(example.image, example.mask) for example in examples])
+                answer = await ticket.answer(request.embedding_type, request.deadline, prompt)
             times.ms |= {
                 "queue": answer.queue_ms,
                 "forward": answer.forward_ms,
@@ -146,31 +167,45 @@ class Pipeline:
                 f"got {count} examples; allowed are 1 to {self._max_examples}", got=count, limit=self._max_examples
             )
 
-    async def _decode_and_preprocess(self, request: Segmentation) -> tuple[_Picture, list[tuple[_Picture, _Picture]]]:
-        """All pictures at the network's size; the cheap refusals come before any decoding.
+    async def _decode_and_preprocess(self, request: Segmentation) -> tuple[_Picture, list[KnownExample], str]:
+        """All pictures at the network's size, and the examples' name; the cheap refusals come before any decoding.
 
         A thread takes one picture from its bytes to its cell: the pictures of full size that exist at one moment are as
         many as threads, not as requests times examples.
         """
         start = time.perf_counter()
-        await self._in_threads([partial(self._check_headers, request)], request.deadline)
-        calls: list[Callable[[], _Picture]] = [partial(self._image, request.image, "image")]
-        for index, example in enumerate(request.examples):
-            calls.append(partial(self._image, example.image, f"prompt_image[{index}]"))
-            calls.append(partial(self._mask, example.mask, f"prompt_mask[{index}]"))
-        pictures = await self._in_threads(calls, request.deadline)
+        (recognised,) = await self._in_threads([partial(self._recognise, request)], request.deadline)
+        image, examples = recognised.image, recognised.examples
+        if image is not None:
+            pictures = [image]
+        else:
+            calls: list[Callable[[], _Picture]] = [partial(self._image, request.image, "image")]
+            for index in recognised.unknown:
+                calls.append(partial(self._image, request.examples[index].image, f"prompt_image[{index}]"))
+                calls.append(partial(self._mask, request.examples[index].mask, f"prompt_mask[{index}]"))
+            image, *rest = pictures = await self._in_threads(calls, request.deadline)
+            for index, prompt, mask in zip(recognised.unknown, rest[::2], rest[1::2], strict=True):
+                check_aspect(prompt.size, mask.size, f"prompt_mask[{index}]")
+                examples[index] = KnownExample(prompt.cell, mask.cell)
+                self._examples.put(recognised.keys[index], examples[index])
         self._share_out(request.times, (time.perf_counter() - start) * 1000, pictures)
-        image, *rest = pictures
-        examples = list(zip(rest[::2], rest[1::2], strict=True))
-        for index, (prompt, mask) in enumerate(examples):
-            check_aspect(prompt.size, mask.size, f"prompt_mask[{index}]")
-        return image, examples
+        self._metrics.examples.labels("miss").inc(len(recognised.unknown))
+        self._metrics.examples.labels("hit").inc(len(examples) - len(recognised.unknown))
+        return image, [examples[index] for index in range(len(examples))], prompt_name(recognised.keys)
 
-    def _check_headers(self, request: Segmentation) -> None:
+    def _recognise(self, request: Segmentation) -> _Recognised:
+        """Look the examples up and check the headers of all other pictures. If no example is new, decode at once."""
+        keys = [example_key(example.image, example.mask) for example in request.examples]
+        known = {index: example for index, key in enumerate(keys) if (example := self._examples.get(key)) is not None}
+        unknown = [index for index in range(len(keys)) if index not in known]
+        if not unknown:
+            # Here and now: another trip through the threads would cost more than looking the examples up did.
+            return _Recognised(keys, known, unknown, self._image(request.image, "image"))
         check_header(request.image, self._limits, "image")
-        for index, example in enumerate(request.examples):
-            check_header(example.image, self._limits, f"prompt_image[{index}]")
-            check_header(example.mask, self._limits, f"prompt_mask[{index}]")
+        for index in unknown:
+            check_header(request.examples[index].image, self._limits, f"prompt_image[{index}]")
+            check_header(request.examples[index].mask, self._limits, f"prompt_mask[{index}]")
+        return _Recognised(keys, known, unknown, None)
 
     def _image(self, data: bytes, field: str) -> _Picture:
         start = time.perf_counter()
@@ -217,7 +252,7 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         futures = [loop.run_in_executor(self._codecs, _unless_late, call, deadline) for call in calls]
         try:
-            return await asyncio.gather(*futures)
+            return [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
         finally:
             for future in futures:
                 future.cancel()

@@ -29,7 +29,13 @@ class Worker(BaseModel):
     device: str = Field(description="Torch's name of the device.", examples=["cuda:0"])
     device_name: str | None = Field(description="Its maker's name; null before it was first ready.", examples=["cpu"])
     dtype: str | None = Field(
-        description="Precision of the weights; null before it was first ready.", examples=["float32"]
+        description="Precision of the network; null before it was first ready.", examples=["bfloat16"]
+    )
+    attention: str | None = Field(
+        description="The kernel that computes attention, chosen at the start; null before.", examples=["blocked"]
+    )
+    linear: str | None = Field(
+        description="The kernel that computes linear layers, chosen at the start; null before.", examples=["onednn"]
     )
     state: str = Field(
         description="starting, loading, warming, ready, restarting, stopped or failed.", examples=["ready"]

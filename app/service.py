@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from app.batcher import Batcher, cells_needed
 from app.errors import Draining, NotReady, Problem
+from app.examples import ExampleCache
 from app.images import Limits
 from app.metrics import Metrics
 from app.pipeline import Pipeline
@@ -123,6 +124,7 @@ class Service:
             cell_size=prepared.cell_size,
             limits=Limits(settings.max_image_pixels, settings.max_image_side),
             max_examples=settings.max_examples,
+            examples=ExampleCache(settings.example_cache_bytes),
         )
         for device in prepared.devices:
             setup = configure(
@@ -133,6 +135,7 @@ class Service:
                 threads=settings.threads,
                 max_batch_pairs=settings.max_batch_pairs,
                 warmup_limit_s=settings.warmup_limit_s,
+                prompt_cache_bytes=settings.prompt_cache_bytes,
             )
             supervisor = Supervisor(
                 setup,
@@ -227,6 +230,8 @@ class Service:
                             device=supervisor.device,
                             device_name=info.device_name if info else None,
                             dtype=info.dtype if info else None,
+                            attention=info.attention if info else None,
+                            linear=info.linear if info else None,
                             state=supervisor.state,
                             max_batch_pairs=supervisor.max_batch_pairs if info else None,
                         )

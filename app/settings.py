@@ -82,8 +82,10 @@ class Settings(BaseSettings):
         description='One worker process per device: "auto" (every CUDA device, else the CPU), "cpu", "cuda" '
         '(every CUDA device), or a list such as "cuda:0,cuda:1".',
     )
-    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _Choice] = Field(
-        "auto", description="Number format of the network; auto takes what suits the device."
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16", "int8"], _Choice] = Field(
+        "auto",
+        description="Precision of the network; auto is bfloat16 where the hardware computes with it, else float32 on a "
+        "CPU and float16 on a GPU. int8 is faster and less exact.",
     )
     threads: int | None = Field(
         None, ge=1, le=1024, description="Torch threads of a worker; unset: as many as suit the machine."
@@ -118,6 +120,16 @@ class Settings(BaseSettings):
         ge=0,
         le=3600,
         description="A batch size whose warm-up forward takes more seconds is not used; single pairs always are.",
+    )
+    example_cache_bytes: int = Field(
+        128 * _MIB,
+        ge=0,
+        description="Bytes of decoded examples that are kept: an example that comes again is not decoded again.",
+    )
+    prompt_cache_bytes: int = Field(
+        256 * _MIB,
+        ge=0,
+        description="Bytes on each device for what is computed from examples alone, kept for the requests that follow.",
     )
     drain_s: float = Field(
         30, ge=0, le=3600, description="Seconds after SIGTERM in which accepted requests are finished."

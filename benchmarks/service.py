@@ -1,189 +1,253 @@
-"""How much of the bare model's rate the whole service reaches: bare and service in turn, in one run.
+"""`python -m benchmarks service`: the service beside the bare model and beside LitServe around transformers.
 
-Bare: the network alone in this process, float32, all cores, pictures already in memory as tensors, at the batch size
-that is fastest. Service: a server process with its worker, clients on loopback that send JPEGs and a PNG mask and read
-PNG masks.
+Capacity: bare model, ours and the peer in turn, in one run, so that what the machine does meanwhile hits all alike;
+whoever's turn it is not is stopped, since some servers keep looking at their queues when they have nothing to do.
+Bare: the network alone in this process, prepared as the worker prepares it, all cores, the worker's allocator settings,
+pictures already in memory, the prompt's mask stream computed before, at the fastest batch size. The servers: 16 clients
+on loopback, multipart with JPEGs of 640x480 and a PNG mask in, PNG masks out; the same requests and the same client for
+both. Then the latency over the offered load, from a tenth of each one's own capacity to one fifth more than it.
+
+By default all requests have one example and many input images; `--new-prompts` gives each request its own example.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import platform
-import shlex
-import signal
-import socket
-import statistics
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from io import BytesIO
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import httpx
-import numpy as np
 import torch
-from PIL import Image
+import uvloop
 
+from app.worker.channel import child_environment
+from benchmarks import servers
+from benchmarks.bodies import requests
+from benchmarks.client import Request, Seen, closed_loop, fetch, open_loop
+from benchmarks.peer import TRIED, Setting
+from benchmarks.report import RESULTS, Spread, Table, ratios, store, this_machine
+from benchmarks.servers import Server
 from model.checkpoint import BUNDLED, load, resolve
-from model.seggpt import SegGptForImageSegmentation
+from model.inference import native_precision, optimise
 
-BOUNDARY = "benchmark"
 BATCHES = (1, 2, 4, 8)
+LOADS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
+OURS, PEER = "ours", "LitServe + transformers"
+# The fastest of `peer.TRIED` on the machine of docs/performance.md.
+PEER_SETTING = Setting(4, 0.05, "bfloat16", 2)
 
 
-@dataclass
-class Spread:
-    """Figures of several rounds."""
+class Bare:
+    """The network alone, as fast as it goes.
 
-    values: list[float]
+    Args:
+        checkpoint: as `model.checkpoint.resolve` takes it.
+        precision: as SEGGPT_DTYPE.
+        known: the mask stream of the prompt is there already.
+    """
 
-    def __str__(self) -> str:
-        return f"{statistics.median(self.values):8.2f}   ({min(self.values):.2f} to {max(self.values):.2f})"
+    def __init__(self, checkpoint: str, precision: str, known: bool) -> None:
+        cpu = torch.device("cpu")
+        self.model = load(resolve(BUNDLED if checkpoint == "bundled" else checkpoint))
+        self.mode = optimise(self.model, native_precision(cpu) if precision == "auto" else precision)  # type: ignore[arg-type]
+        self._known = known
+        self.fastest = 1
 
+    def tune(self, seconds: float) -> None:
+        """Find the fastest batch size."""
+        self.fastest = max(BATCHES, key=lambda pairs: self.rate(seconds, pairs))
 
-@dataclass
-class Load:
-    """What clients saw in one round."""
-
-    answers_per_s: float
-    latencies_s: list[float]
-    mean_batch_pairs: float
-
-
-def bare_rate(model: SegGptForImageSegmentation, pairs: int, seconds: float) -> float:
-    """Images per second of the network alone, `pairs` at a time."""
-    height, width = model.config.half_size
-    pictures = torch.randn(3, pairs, 3, height, width)
-    done = 0
-    start = time.perf_counter()
-    with torch.inference_mode():
+    @torch.inference_mode()
+    def rate(self, seconds: float, pairs: int | None = None) -> float:
+        """Images per second."""
+        pairs = pairs or self.fastest
+        height, width = self.model.config.half_size
+        images, prompts, masks = torch.randn(3, pairs, 3, height, width)
+        sizes = [1] * pairs
+        stream = self.model.model.mask_stream(masks, None, sizes)
+        done, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
-            model(pictures[0], pictures[1], pictures[2], answer_only=True)
+            if not self._known:
+                stream = self.model.model.mask_stream(masks, None, sizes)
+            self.model(images, prompts, group_sizes=sizes, answer_only=True, mask_stream=stream)
             done += pairs
-    return done / (time.perf_counter() - start)
+        return done / (time.perf_counter() - start)
 
 
-def request_body(seed: int, size: tuple[int, int]) -> bytes:
-    """One multipart request, encoded once: a JPEG input image, a JPEG prompt image, a PNG mask."""
-    random = np.random.default_rng(seed)
+@dataclass(frozen=True)
+class Point:
+    """What one system's clients saw at one offered load."""
 
-    def jpeg() -> bytes:
-        coarse = Image.fromarray(random.integers(0, 256, (30, 40, 3), dtype=np.uint8))
-        buffer = BytesIO()
-        coarse.resize((size[1], size[0]), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-        return buffer.getvalue()
+    system: str
+    offered_per_s: float
+    p50_ms: float
+    p99_ms: float
+    answered_per_s: float
+    refused: int
 
-    rows, columns = np.mgrid[: size[0], : size[1]]
-    disc = np.hypot(rows - size[0] / 2, columns - size[1] / 2) < min(size) / 3
-    mask = BytesIO()
-    Image.fromarray(disc.astype(np.uint8) * 255).save(mask, "PNG")
-    parts = b""
-    for name, content in (("image", jpeg()), ("prompt_image", jpeg()), ("prompt_mask", mask.getvalue())):
-        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n\r\n'
-        parts += head.encode() + content + b"\r\n"
-    return parts + f"--{BOUNDARY}--\r\n".encode()
+
+def checked(seen: Seen) -> Seen:
+    """The same, if every request was answered or refused."""
+    if seen.failures:
+        raise SystemExit(f"{len(seen.failures)} requests failed; the first: {seen.failures[0]}")
+    return seen
 
 
 @contextmanager
-def running_service(checkpoint: str, log: Path) -> Iterator[str]:
-    """A server with its worker on a free port; gives its URL when it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {"SEGGPT_PORT": str(port), "SEGGPT_CHECKPOINT": checkpoint, "SEGGPT_LOG_LEVEL": "warning"}
-    with log.open("wb") as file:
-        process = subprocess.Popen([sys.executable, "-m", "app"], env={**os.environ, **settings}, stderr=file)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while True:
-            if process.poll() is not None:
-                raise SystemExit(f"the server ended:\n{log.read_text()}")
-            try:
-                if httpx.get(f"{url}/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        time.sleep(2)  # the larger buckets warm up behind readiness
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+def only(running: dict[str, Server], name: str) -> Iterator[int]:
+    """Pause all servers but one, whose port this gives; 0 if `name` is none of them."""
+    with ExitStack() as paused:
+        for other, server in running.items():
+            if other != name:
+                paused.enter_context(server.paused())
+        yield running[name].port if name in running else 0
 
 
-def batch_counts(url: str) -> tuple[float, float]:
-    """(pairs, batches) so far."""
-    lines = dict(line.split(" ") for line in httpx.get(f"{url}/metrics").text.splitlines() if line[0] != "#")
-    return float(lines["seggpt_batch_pairs_sum"]), float(lines["seggpt_batches_total"])
+async def capacities(
+    bare: Bare, running: dict[str, Server], request: Request, options: argparse.Namespace
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Rates per second of every system in every round, and the latencies of a client that is alone, in ms."""
+    rates: dict[str, list[float]] = {"bare": [], **{name: [] for name in running}}
+    for name in running:
+        with only(running, name) as port:
+            checked(await closed_loop(servers.HOST, port, request, options.clients, 1.0))
+    with only(running, "bare"):
+        bare.tune(options.seconds / 4)
+    for _ in range(options.rounds):
+        with only(running, "bare"):
+            rates["bare"].append(bare.rate(options.seconds))
+        for name in running:
+            with only(running, name) as port:
+                seen = checked(await closed_loop(servers.HOST, port, request, options.clients, options.seconds))
+            rates[name].append(seen.answers_per_s)
+    alone: dict[str, list[float]] = {}
+    for name in running:
+        with only(running, name) as port:
+            seen = checked(await closed_loop(servers.HOST, port, request, 1, options.seconds))
+        alone[name] = [1000 * latency for latency in seen.latencies_s]
+    return rates, alone
 
 
-def load_service(url: str, bodies: list[bytes], clients: int, seconds: float) -> Load:
-    """Keep `clients` requests open for `seconds`, each client sending its next as soon as it has its answer."""
-    end = time.perf_counter() + seconds
-    latencies: list[float] = []
-    failures: list[str] = []
-
-    def client(index: int) -> None:
-        headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-        with httpx.Client(base_url=url, timeout=300, headers=headers) as session:
-            while time.perf_counter() < end:
-                start = time.perf_counter()
-                answer = session.post("/v1/segment", content=bodies[index % len(bodies)])
-                if answer.status_code != 200:
-                    failures.append(answer.text)
-                    return
-                latencies.append(time.perf_counter() - start)
-
-    pairs, batches = batch_counts(url)
-    start = time.perf_counter()
-    threads = [threading.Thread(target=client, args=(index,)) for index in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise SystemExit(f"a request failed: {failures[0]}")
-    elapsed = time.perf_counter() - start
-    pairs_now, batches_now = batch_counts(url)
-    return Load(len(latencies) / elapsed, latencies, (pairs_now - pairs) / (batches_now - batches))
+async def curve(
+    running: dict[str, Server], rates: dict[str, list[float]], request: Request, options: argparse.Namespace
+) -> list[Point]:
+    """Latencies over offered load, the systems in turn."""
+    points = []
+    for share in LOADS:
+        for name in running:
+            offered = share * Spread(tuple(rates[name])).median
+            with only(running, name) as port:
+                seen = checked(await open_loop(servers.HOST, port, request, offered, options.load_seconds, seed=1))
+            points.append(
+                Point(name, offered, seen.quantile_ms(0.5), seen.quantile_ms(0.99), seen.answers_per_s, seen.refused)
+            )
+    return points
 
 
-def main() -> int:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--checkpoint", default="bundled", help="as SEGGPT_CHECKPOINT")
+async def tuned_peer(request: Request, options: argparse.Namespace) -> Setting:
+    """The fastest of TRIED."""
+    rates = {}
+    for setting in TRIED:
+        async with servers.peer(setting) as server:
+            checked(await closed_loop(servers.HOST, server.port, request, options.clients, 1.0))
+            seen = checked(await closed_loop(servers.HOST, server.port, request, options.clients, options.seconds))
+        rates[setting] = seen.answers_per_s
+        print(f"  {setting}: {seen.answers_per_s:.1f}/s", flush=True)
+    return max(rates, key=lambda setting: rates[setting])
+
+
+async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything, as it goes to disk."""
+    request = requests(tuple(options.size), servers.HOST, new_prompts=options.new_prompts)
+    setting = await tuned_peer(request, options) if options.tune_peer else PEER_SETTING
+    bare = Bare(options.checkpoint, options.dtype, not options.new_prompts)
+    async with AsyncExitStack() as stack:
+        running = {
+            OURS: await stack.enter_async_context(servers.ours(options.checkpoint, {"SEGGPT_DTYPE": options.dtype}))
+        }
+        if not options.no_peer:
+            running[PEER] = await stack.enter_async_context(servers.peer(setting))
+        rates, alone = await capacities(bare, running, request, options)
+        points = [] if options.no_load else await curve(running, rates, request, options)
+        _, models = await fetch(servers.HOST, running[OURS].port, "/v1/models")
+    return {
+        "machine": this_machine().to_dict(),
+        "mode": asdict(bare.mode),
+        "bare_batch": bare.fastest,
+        "workers": json.loads(models)["models"][0]["workers"],
+        "peer": None if options.no_peer else asdict(setting),
+        "per_s": rates,
+        "alone_ms": {name: Spread(tuple(latencies)).median for name, latencies in alone.items()},
+        "load": [asdict(point) for point in points],
+    }
+
+
+def tables(result: dict[str, Any]) -> list[Table]:
+    """What is printed and written into the documents."""
+    rates = result["per_s"]
+    rows = []
+    for name, values in rates.items():
+        over_bare = ratios(values, rates["bare"]).text() if name != "bare" else ""
+        alone = f"{result['alone_ms'][name]:.0f}" if name in result["alone_ms"] else ""
+        rows.append([name, Spread(tuple(values)).text(1), over_bare, alone])
+    found = [Table(["system", "images per second", "over the bare model", "p50 of one client, ms"], rows)]
+    if PEER in rates:
+        found.append(
+            Table(["ours over the peer", "ratio"], [["answers per second", ratios(rates[OURS], rates[PEER]).text()]])
+        )
+    if result["load"]:
+        points = [Point(**row) for row in result["load"]]
+        found.append(
+            Table(
+                ["system", "offered/s", "answered/s", "p50, ms", "p99, ms", "refused"],
+                [
+                    [
+                        p.system,
+                        f"{p.offered_per_s:.1f}",
+                        f"{p.answered_per_s:.1f}",
+                        f"{p.p50_ms:.0f}",
+                        f"{p.p99_ms:.0f}",
+                        str(p.refused),
+                    ]
+                    for p in points
+                ],
+            )
+        )
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, and store."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks service", description=__doc__)
+    parser.add_argument("--checkpoint", default="bundled", help="as SEGGPT_CHECKPOINT; the peer has the bundled one")
+    parser.add_argument("--dtype", default="auto", help="as SEGGPT_DTYPE, for ours and for the bare model")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement of capacity")
+    parser.add_argument("--load-seconds", type=float, default=8.0, help="of each offered load")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
-    options = parser.parse_args()
-    source = BUNDLED if options.checkpoint == "bundled" else options.checkpoint
-    model = load(resolve(source), dtype=torch.float32)
-    bodies = [request_body(seed, tuple(options.size)) for seed in range(options.clients)]
-    log = Path("/tmp") / f"benchmark-{os.getpid()}.log"
-    with running_service(options.checkpoint, log) as url:
-        fastest = max(BATCHES, key=lambda pairs: bare_rate(model, pairs, options.seconds / 4))
-        bare, loads = [], []
-        for _ in range(options.rounds):
-            bare.append(bare_rate(model, fastest, options.seconds))
-            loads.append(load_service(url, bodies, options.clients, options.seconds))
-        single = load_service(url, bodies, 1, options.seconds)
-    latencies = sorted(latency for load in loads for latency in load.latencies_s)
-    print(f"{datetime.now(UTC):%Y-%m-%d}  {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
-    print(f"python -m benchmarks {shlex.join(sys.argv[1:])}".rstrip())
-    print(f"bare model, images/s, batches of {fastest}:    {Spread(bare)}")
-    print(f"service, answers/s, {options.clients} clients:       {Spread([load.answers_per_s for load in loads])}")
-    ratios = [load.answers_per_s / rate for load, rate in zip(loads, bare, strict=True)]
-    print(f"service / bare, pair by pair:         {Spread(ratios)}")
-    print(f"mean pairs per batch:                 {Spread([load.mean_batch_pairs for load in loads])}")
-    print(f"latency, {options.clients} clients, ms: p50 {1000 * latencies[len(latencies) // 2]:.0f}", end="")
-    print(f", p99 {1000 * latencies[int(len(latencies) * 0.99)]:.0f}")
-    print(f"latency, 1 client, ms:   p50 {1000 * statistics.median(single.latencies_s):.0f}")
-    log.unlink()
+    parser.add_argument("--new-prompts", action="store_true", help="an example of its own for every request")
+    parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--no-load", action="store_true", help="capacity only")
+    parser.add_argument("--tune-peer", action="store_true", help="try the peer's settings first and take the fastest")
+    parser.add_argument("--json", type=Path, default=RESULTS / "service.json", help="where the result goes")
+    options = parser.parse_args(arguments)
+    if "GLIBC_TUNABLES" not in os.environ:
+        # It is read when a process starts: the bare model's must start with what the worker's starts with.
+        own = sys.argv[2:] if arguments is None else arguments
+        command = [sys.executable, "-m", "benchmarks", "service", *own]
+        return subprocess.run(command, env=child_environment(), check=False).returncode
+    result = uvloop.run(measure(options))
+    print(this_machine().line())
+    print(f"ours: {result['mode']}; bare: batches of {result['bare_batch']}; peer: {result['peer']}")
+    for table in tables(result):
+        print(f"\n{table.text()}")
+    print(f"\n{store(options.json.stem, result, options.json.parent)}")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,26 +50,24 @@ class SegGptDecoder(nn.Module):
         Returns:
             (B, 3, rows * patch_size, W) normalised RGB; with answer_only one patch row less.
         """
-        if not answer_only:
-            painted: Tensor = self.decoder_pred(self._unfold(hidden_states, self.patch_size))
-            return painted
-        above = self._unfold(hidden_states[:, :1], 1)
-        below = self._unfold(hidden_states[:, 1:], self.patch_size)
-        # (B, 3, 1 + H, W); its first row lacks its own upper neighbour and is dropped
-        painted = self.decoder_pred(torch.cat((above, below), dim=2))
-        return painted[:, :, 1:]
+        patch, above = self.patch_size, int(answer_only)
+        pixels = self.decoder_embed(hidden_states[:, above:])
+        batch, rows, columns, _ = pixels.shape
+        shape = (batch, above + rows * patch, columns * patch, self.decoder_hidden_size)
+        # Written once, with channels last in memory, as the convolution likes it.
+        canvas = pixels.new_empty(shape)
+        canvas[:, above:].unflatten(1, (rows, patch)).unflatten(3, (columns, patch)).copy_(
+            pixels.view(batch, rows, columns, patch, patch, -1).transpose(2, 3)
+        )
+        del pixels
+        if answer_only:
+            canvas[:, 0] = self._lowest(hidden_states[:, 0]).view(batch, columns * patch, -1)
+        painted: Tensor = self.decoder_pred(canvas.permute(0, 3, 1, 2))
+        # With a row above, the first painted row is that row's, which lacks its own upper neighbour.
+        return painted[:, :, above:]
 
     def _lowest(self, hidden_states: Tensor) -> Tensor:
         """The part of `decoder_embed` that makes the lowest pixel row of each patch."""
         outputs = self.patch_size * self.decoder_hidden_size
         embed = self.decoder_embed
         return F.linear(hidden_states, embed.weight[-outputs:], embed.bias[-outputs:])
-
-    def _unfold(self, hidden_states: Tensor, pixel_rows: int) -> Tensor:
-        """(B, rows, columns, C) -> (B, decoder_hidden_size, rows * pixel_rows, W): all or the lowest of each patch."""
-        embed = self.decoder_embed if pixel_rows == self.patch_size else self._lowest
-        pixels = embed(hidden_states)
-        batch, rows, columns, _ = pixels.shape
-        pixels = pixels.view(batch, rows, columns, pixel_rows, self.patch_size, self.decoder_hidden_size)
-        pixels = pixels.transpose(2, 3).reshape(batch, rows * pixel_rows, columns * self.patch_size, -1)
-        return pixels.permute(0, 3, 1, 2)  # channels last in memory, as the convolution likes it

@@ -150,7 +150,9 @@ class SegGptEmbeddings(nn.Module):
     def mask_stream(
         self, masks: Tensor, layout: Layout, types: Tensor, unknown: tuple[Tensor, Tensor] | None, labels: Tensor
     ) -> Tensor:
-        """(pairs, 3, H, W) prompt masks -> (T, hidden_size) float32, the input half unknown unless `unknown` says otherwise.
+        """(pairs, 3, H, W) prompt masks -> (T, hidden_size) float32.
+
+        The input half is unknown unless `unknown` says otherwise.
 
         Args:
             masks: (pairs, 3, H, W) normalised colours.

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from starlette.status import HTTP_200_OK
 
 from app.dependencies import ServiceOf, TimesOf
-from app.errors import ExampleCount, InvalidRequest, UnsupportedMediaType
+from app.errors import ExampleCount, InvalidRequest
 from app.pipeline import EmbeddingType, Example, Output, Segmentation
 from app.problems import documented
+from app.routes.forms import FormRoute
 
 PATH: Final = "/v1/segment"
 _ONCE: Final = frozenset({"image", "embedding_type", "threshold", "output"})
@@ -74,13 +75,7 @@ def _files(example: str) -> dict[str, Any]:
     return {"items": {**items, "examples": [example]}}
 
 
-router = APIRouter(tags=["segmentation"])
-
-
-async def _require_multipart(request: Request) -> None:
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
-        raise UnsupportedMediaType(f"got content type {content_type[:80]!r}; allowed is multipart/form-data")
+router = APIRouter(tags=["segmentation"], route_class=FormRoute)
 
 
 @router.post(
@@ -89,7 +84,6 @@ async def _require_multipart(request: Request) -> None:
     summary="Segment one image",
     response_class=Response,
     responses={HTTP_200_OK: _PNG, **documented(*_PROBLEMS)},
-    dependencies=[Depends(_require_multipart)],
 )
 async def segment(
     request: Request,
@@ -179,15 +173,29 @@ def _check_fields(counts: Counter[str]) -> None:
 
 async def _unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
     """Do `work`, or give it up and return None as soon as the client has closed its connection."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        for task in (working, leaving):
+    task = asyncio.current_task()
+    assert task is not None
+    has_left = has_ended = False
+
+    def give_up(watching: asyncio.Task[None]) -> None:
+        nonlocal has_left
+        # Its removal below comes too late when the client leaves in the very moment in which the work ends.
+        if not has_ended and not watching.cancelled():
+            watching.exception()  # seen
+            has_left = True
             task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+
+    watching = asyncio.create_task(_left(request))
+    watching.add_done_callback(give_up)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if has_left and task.uncancel() == 0:
+            return None
+        raise
+    finally:
+        has_ended = True
+        watching.cancel()
 
 
 async def _left(request: Request) -> None:

@@ -12,16 +12,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from app.worker.buckets import Buckets
 from app.worker.cells import CellMemory
-from app.worker.messages import Configure, GroupRun, Status
+from app.worker.messages import Configure, GroupCells, GroupRun, Status
+from app.worker.prompts import PromptStreams
 from model.checkpoint import Checkpoint, CheckpointError, load
-from model.colours import grey, normalise
+from model.encoder import MaskStream
+from model.inference import Mode, Precision, native_precision
+from model.runner import Painted, Runner
+from model.seggpt import SegGptForImageSegmentation
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# A warm-up forward is repeated, unless it takes longer than this.
+_WARM_UPS = 3
+_LONG_MS = 1000.0
 
 
 class LoadError(RuntimeError):
@@ -33,6 +41,7 @@ class BatchResult:
     """Per group what came of it, and what the whole batch took."""
 
     statuses: tuple[Status, ...]
+    known_prompts: int
     copy_ms: float
     forward_ms: float
     postprocess_ms: float
@@ -53,7 +62,6 @@ class Engine:
         self._memory = memory
         self._pixels = torch.from_numpy(memory.pixels)
         self._device = _device(setup.device)
-        self._dtype = _dtype(setup.dtype, self._device)
         self._source = setup.checkpoint["source"]
         self._on_cuda = self._device.type == "cuda"
         if self._on_cuda:
@@ -61,22 +69,17 @@ class Engine:
             torch.backends.cudnn.allow_tf32 = False  # float32 was asked for by name: it means float32
         else:
             torch.set_num_threads(setup.threads or available_cores())
-        self._model = _load(setup, self._dtype, self._device, memory.shape)
-        self._staging = torch.empty(0, dtype=torch.uint8)
-        self._limit_ms = setup.warmup_limit_s * 1000
-        self.max_batch_pairs = 0
-        self._most_pairs = setup.max_batch_pairs
-        self.next_bucket: int | None = 1
+        model = _load(setup, self._device, memory.shape)
+        #: How many numbers the network has.
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self._runner = _prepared(model, setup.dtype)
+        self._prompts = PromptStreams(setup.prompt_cache_bytes)
+        self.buckets = Buckets(setup.max_batch_pairs, setup.warmup_limit_s * 1000)
 
     @property
-    def parameters(self) -> int:
-        """How many numbers the network has."""
-        return sum(parameter.numel() for parameter in self._model.parameters())
-
-    @property
-    def dtype_name(self) -> str:
-        """The data type as the settings name it."""
-        return str(self._dtype).removeprefix("torch.")
+    def mode(self) -> Mode:
+        """What computes: the precision, and which kernels."""
+        return self._runner.mode
 
     @property
     def device_name(self) -> str:
@@ -84,29 +87,24 @@ class Engine:
         return torch.cuda.get_device_name(self._device) if self._on_cuda else _processor_name()
 
     def warm_up(self) -> float | None:
-        """Run a batch of made pixels of the next bucket's size, once, and decide about the buckets after it.
-
-        The first bucket is always used. A larger one that takes longer than the limit, or that does not fit into
-        memory, is not, and neither are those after it.
+        """Run a batch of made pixels of the next bucket's size and let `buckets` decide about it.
 
         Returns:
-            Milliseconds of the forward; None if this bucket will not be used.
+            Milliseconds of the forward; None if this bucket is not used now.
 
         Raises:
             LoadError: the first bucket does not fit, or its answer is not finite.
         """
-        bucket = self.next_bucket
+        bucket = self.buckets.next
         assert bucket is not None, "every bucket is warm"
         forward_ms = self._attempt_warm_up(bucket)
         if bucket == 1 and forward_ms is None:
             raise LoadError(f"{self._source} does not fit into the memory of {self._device}: one pair is too much")
-        if forward_ms is None or (bucket > 1 and forward_ms > self._limit_ms):
-            self.next_bucket = None
+        self.buckets.note_warm_up(bucket, forward_ms)
+        if self.buckets.largest < bucket:
             self._free_memory()
             return None
-        self.max_batch_pairs = bucket
-        larger = min(2 * bucket, self._most_pairs)
-        self.next_bucket = larger if larger > bucket and forward_ms <= self._limit_ms else None
+        self._capture(bucket)
         return forward_ms
 
     def run(self, groups: Sequence[GroupRun]) -> BatchResult:
@@ -118,13 +116,15 @@ class Engine:
         result = self._attempt(groups)
         if result is not None:
             return result
+        self._prompts.clear()
         self._free_memory()
         if len(groups) == 1:
-            return BatchResult(("out-of-memory",), 0.0, 0.0, 0.0)
+            return BatchResult(("out-of-memory",), 0, 0.0, 0.0, 0.0)
         middle = len(groups) // 2
         parts = [self.run(groups[:middle]), self.run(groups[middle:])]
         return BatchResult(
             statuses=parts[0].statuses + parts[1].statuses,
+            known_prompts=sum(part.known_prompts for part in parts),
             copy_ms=sum(part.copy_ms for part in parts),
             forward_ms=sum(part.forward_ms for part in parts),
             postprocess_ms=sum(part.postprocess_ms for part in parts),
@@ -152,91 +152,82 @@ class Engine:
                 raise
         return None
 
-    def _attempt_warm_up(self, bucket: int) -> float | None:
-        pixels = torch.randint(0, 256, (3 * bucket, *self._pixels.shape[1:]), dtype=torch.uint8)
-        sizes, kinds = [1] * bucket, ["instance"] * bucket
+    def _capture(self, bucket: int) -> None:
+        """Record what can be recorded; what does not fit into memory goes on without."""
         try:
-            # A GPU's first forward of a size also loads kernels and grows the pool; the second one is the usual one.
-            for _ in range(2 if self._on_cuda else 1):
+            self._runner.capture(bucket)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+
+    def _attempt_warm_up(self, bucket: int) -> float | None:
+        """The milliseconds of a forward, None if memory did not suffice."""
+        pixels = torch.randint(0, 256, (3 * bucket, *self._pixels.shape[1:]), dtype=torch.uint8)
+        groups = [GroupRun(GroupCells(0, ((0, 0),)), "instance", None)] * bucket
+        try:
+            # The first forward of a size also loads kernels and grows pools; the later ones are the usual ones.
+            took_ms: list[float] = []
+            while len(took_ms) < _WARM_UPS and max(took_ms, default=0.0) < _LONG_MS:
                 started = time.perf_counter()
-                finite, _ = self._grey(self._forward(pixels.to(self._device), sizes, kinds))
-                self._synchronise()
-                forward_ms = _since_ms(started)
+                painted = self._forward(pixels.to(self._device), groups, groups)
+                self._runner.synchronise()
+                took_ms.append(_since_ms(started))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return None
-        if not all(finite.tolist()):
+        if not all(painted.finite.tolist()):
             raise LoadError(
-                f"{self._source} gives answers that are not finite numbers in {self.dtype_name};"
+                f"{self._source} gives answers that are not finite numbers in {self.mode.precision};"
                 " the weights are damaged or need another SEGGPT_DTYPE"
             )
-        return forward_ms
+        return min(took_ms)
 
     @torch.inference_mode()
     def _run(self, groups: Sequence[GroupRun]) -> BatchResult:
         started = time.perf_counter()
-        pixels = self._gather(groups)
-        self._synchronise()
+        missing = self._prompts.missing(groups)
+        pixels = self._gather(groups, missing)
+        self._runner.synchronise()
         copied = time.perf_counter()
-        pred_masks = self._forward(
-            pixels, [group.cells.pairs for group in groups], [group.embedding_type for group in groups]
-        )
-        self._synchronise()
+        answer = self._forward(pixels, groups, missing)
+        self._runner.synchronise()
         painted = time.perf_counter()
-        finite, answers = self._grey(pred_masks)
+        finite, greys = answer.finite.tolist(), answer.grey.cpu().numpy()
         statuses: list[Status] = []
-        for group, is_finite, answer in zip(groups, finite.tolist(), answers.cpu().numpy(), strict=True):
+        for group, is_finite, grey in zip(groups, finite, greys, strict=True):
             statuses.append("done" if is_finite else "not-finite")
             if is_finite:
-                self._memory.answers[group.cells.input_cell] = answer
+                self._memory.answers[group.cells.input_cell] = grey
+            else:
+                self._prompts.forget(group)
+        forward_ms = (painted - copied) * 1000
+        self.buckets.note_batch(sum(group.cells.pairs for group in groups), forward_ms)
         return BatchResult(
             statuses=tuple(statuses),
+            known_prompts=len(groups) - len(missing),
             copy_ms=(copied - started) * 1000,
-            forward_ms=(painted - copied) * 1000,
+            forward_ms=forward_ms,
             postprocess_ms=_since_ms(painted),
         )
 
-    def _gather(self, groups: Sequence[GroupRun]) -> Tensor:
-        """The pixels of `groups` on the device: (G + 2P, h, w, 3) uint8; inputs, then prompt images, then masks."""
-        pairs = [pair for group in groups for pair in group.cells.examples]
+    def _gather(self, groups: Sequence[GroupRun], missing: Sequence[GroupRun]) -> Tensor:
+        """Pixels on the device: inputs, prompt images, then the masks of `missing`; (count, h, w, 3) uint8."""
         cells = [group.cells.input_cell for group in groups]
-        cells += [image for image, _ in pairs] + [mask for _, mask in pairs]
-        if len(cells) > len(self._staging):
-            # Kept for the next batch; pinned, so that the copy to a GPU does not wait for the processor.
-            shape = (len(cells), *self._pixels.shape[1:])
-            self._staging = torch.empty(shape, dtype=torch.uint8, pin_memory=self._on_cuda)
-        staged = self._staging[: len(cells)]
-        torch.index_select(self._pixels, 0, torch.tensor(cells), out=staged)
-        return staged.to(self._device, non_blocking=True)
+        cells += [image for group in groups for image, _ in group.cells.examples]
+        cells += [mask for group in missing for _, mask in group.cells.examples]
+        return self._runner.stage(self._pixels, cells).ready()
 
-    @torch.inference_mode()
-    def _forward(self, pixels: Tensor, group_sizes: Sequence[int], embedding_types: Sequence[str]) -> Tensor:
-        """`_gather`'s pixels -> (G, 3, h, w) answers, normalised RGB."""
-        rows = normalise(pixels, self._dtype)
-        inputs, prompts, masks = torch.split(rows, [len(group_sizes), sum(group_sizes), sum(group_sizes)])
-        output = self._model(
-            inputs,
-            prompts,
-            masks,
-            embedding_type=list(embedding_types),
-            group_sizes=list(group_sizes),
-            answer_only=True,
-        )
-        pred_masks: Tensor = output.pred_masks
-        return pred_masks
+    def _forward(self, pixels: Tensor, groups: Sequence[GroupRun], missing: Sequence[GroupRun]) -> Painted:
+        """Answer `_gather`'s pixels. The mask streams of `missing` are computed on the way."""
+        kinds, sizes = _kinds_and_sizes(groups)
+        shown = len(groups) + sum(sizes)
 
-    @torch.inference_mode()
-    def _grey(self, pred_masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Which answers are finite, (G,) bool, and the answers, (G, h, w) uint8."""
-        finite = torch.isfinite(pred_masks).flatten(1).all(dim=1)
-        values = torch.nan_to_num(grey(pred_masks))
-        # Half rounds down: "mean > 127.5", the reference's rule for one class, is then exactly "uint8 > 127".
-        return finite, torch.ceil(values - 0.5).clamp(0, 255).to(torch.uint8)
+        def mask_streams(computed: Sequence[GroupRun]) -> MaskStream:
+            assert list(computed) == list(missing), "the masks that were gathered are those that are missing"
+            return self._runner.mask_stream(pixels[shown:], *_kinds_and_sizes(computed))
 
-    def _synchronise(self) -> None:
-        if self._on_cuda:
-            torch.cuda.synchronize(self._device)
+        return self._runner.paint(pixels[:shown], kinds, sizes, self._prompts.of(groups, mask_streams))
 
     def _free_memory(self) -> None:
         gc.collect()
@@ -289,19 +280,23 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name != "auto":
-        return _DTYPES[name]
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
-def _load(setup: Configure, dtype: torch.dtype, device: torch.device, cell_shape: tuple[int, int]) -> torch.nn.Module:
+def _load(setup: Configure, device: torch.device, cell_shape: tuple[int, int]) -> SegGptForImageSegmentation:
     checkpoint = Checkpoint.from_dict(setup.checkpoint)
     assert checkpoint.config.half_size == cell_shape, f"cells of {cell_shape} for {checkpoint.config.half_size}"
     try:
-        model: torch.nn.Module = load(checkpoint, dtype=dtype, device=device)
+        model = load(checkpoint, device=device)
     except CheckpointError as error:
         raise LoadError(str(error)) from error
     return model.eval()
+
+
+def _prepared(model: SegGptForImageSegmentation, dtype: str) -> Runner:
+    device = model.device
+    try:
+        return Runner(model, native_precision(device) if dtype == "auto" else cast(Precision, dtype))
+    except ValueError as error:
+        raise LoadError(f"SEGGPT_DTYPE is {dtype!r}, which {device} cannot do: {error}") from error
+
+
+def _kinds_and_sizes(groups: Sequence[GroupRun]) -> tuple[list[str], list[int]]:
+    return [group.embedding_type for group in groups], [group.cells.pairs for group in groups]

@@ -37,6 +37,7 @@ class Group:
     Args:
         cells: where its pixels lie.
         embedding_type: "instance" or "semantic".
+        prompt: a name of the examples' content, or None.
         deadline: absolute, `time.monotonic()` seconds.
         future: its answer or its `Problem`; cancelled when the client left.
         enqueued_at: `time.monotonic()` seconds.
@@ -46,6 +47,7 @@ class Group:
 
     cells: GroupCells
     embedding_type: str
+    prompt: str | None
     deadline: float
     future: asyncio.Future[Answer]
     enqueued_at: float

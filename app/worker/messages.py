@@ -7,10 +7,11 @@ reading a line can never run code.
 
 from __future__ import annotations
 
+import functools
 import json
 import types
 import typing
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
 Status = Literal["done", "out-of-memory", "not-finite"]
@@ -37,10 +38,18 @@ class GroupCells:
 
 @dataclass(frozen=True)
 class GroupRun:
-    """One request's part of a batch: its cells, and "instance" or "semantic"."""
+    """One request's part of a batch.
+
+    Args:
+        cells: where its pixels lie.
+        embedding_type: "instance" or "semantic".
+        prompt: a name of what the examples' files contain, the same for the same content in the same order: what is
+            computed from the masks alone may be kept under it. None keeps nothing.
+    """
 
     cells: GroupCells
     embedding_type: str
+    prompt: str | None
 
 
 # To the worker process.
@@ -53,10 +62,11 @@ class Configure:
     Args:
         checkpoint: `model.checkpoint.Checkpoint.to_dict()`.
         device: a torch device, such as "cpu" or "cuda:0".
-        dtype: "auto", "float32", "bfloat16" or "float16".
+        dtype: "auto", "float32", "bfloat16", "float16" or "int8".
         threads: torch's threads; None leaves one per core that this process may use.
         max_batch_pairs: the largest bucket, in pairs.
         warmup_limit_s: a bucket whose forward takes longer than this is not used, nor are larger ones.
+        prompt_cache_bytes: bytes of mask streams that the device keeps, those of the latest prompts.
         cell_count: cells in the shared memory.
         cell_height: height of a cell in pixels.
         cell_width: width of a cell in pixels.
@@ -68,6 +78,7 @@ class Configure:
     threads: int | None
     max_batch_pairs: int
     warmup_limit_s: float
+    prompt_cache_bytes: int
     cell_count: int
     cell_height: int
     cell_width: int
@@ -103,7 +114,9 @@ class Ready:
     Args:
         device: the torch device.
         device_name: what its maker calls it.
-        dtype: the one that "auto" became.
+        dtype: the precision that "auto" became.
+        attention: which kernel computes attention.
+        linear: which kernel computes linear layers.
         parameters: how many numbers the network has.
         max_batch_pairs: the largest bucket that is warm so far.
         forward_ms: what the warm-up forward of that bucket took.
@@ -112,6 +125,8 @@ class Ready:
     device: str
     device_name: str
     dtype: str
+    attention: str
+    linear: str
     parameters: int
     max_batch_pairs: int
     forward_ms: float
@@ -127,10 +142,18 @@ class Warmed:
 
 @dataclass(frozen=True)
 class BatchDone:
-    """The batch ran: one status per group, in order; the answers of those that are "done" are in their planes."""
+    """The batch ran: one status per group, in order; the answers of those that are "done" are in their planes.
+
+    Args:
+        batch_id: the batch's.
+        statuses: one per group.
+        known_prompts: how many groups found their mask stream kept.
+        copy_ms, forward_ms, postprocess_ms: what the batch took.
+    """
 
     batch_id: int
     statuses: tuple[Status, ...]
+    known_prompts: int
     copy_ms: float
     forward_ms: float
     postprocess_ms: float
@@ -186,7 +209,7 @@ class MessageError(ValueError):
 
 def encode(message: Message) -> bytes:
     """One line of JSON, ended by a newline."""
-    return json.dumps({"type": type(message).__name__, **asdict(message)}).encode() + b"\n"
+    return json.dumps({"type": type(message).__name__, **vars(message)}, default=vars).encode() + b"\n"
 
 
 def decode(line: bytes) -> Message:
@@ -211,13 +234,18 @@ def decode(line: bytes) -> Message:
 def _build(kind: type[Any], values: Any) -> Any:
     if not isinstance(values, dict):
         raise MessageError(f"{kind.__name__} needs an object, got {values!r}")
-    names = {entry.name for entry in fields(kind)}
-    if values.keys() != names:
+    hints = _hints(typing.cast("typing.Hashable", kind))
+    if values.keys() != hints.keys():
         raise MessageError(
-            f"{kind.__name__} has the fields {', '.join(sorted(names))}; got {', '.join(sorted(values))}"
+            f"{kind.__name__} has the fields {', '.join(sorted(hints))}; got {', '.join(sorted(values))}"
         )
-    hints = typing.get_type_hints(kind)
     return kind(**{name: _read(hints[name], value, f"{kind.__name__}.{name}") for name, value in values.items()})
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Types of the fields; looking them up anew would take longer than reading a message."""
+    return typing.get_type_hints(kind)
 
 
 def _read(hint: Any, value: Any, where: str) -> Any:

@@ -135,9 +135,11 @@ def _start(link: Link, setup: Configure, memory: CellMemory) -> Engine | None:
         Ready(
             device=setup.device,
             device_name=engine.device_name,
-            dtype=engine.dtype_name,
+            dtype=engine.mode.precision,
+            attention=engine.mode.attention,
+            linear=engine.mode.linear,
             parameters=engine.parameters,
-            max_batch_pairs=engine.max_batch_pairs,
+            max_batch_pairs=engine.buckets.largest,
             forward_ms=forward_ms,
         )
     )
@@ -147,10 +149,10 @@ def _start(link: Link, setup: Configure, memory: CellMemory) -> Engine | None:
 def _serve(link: Link, engine: Engine) -> int:
     while True:
         # Larger buckets warm up while there is nothing to do; work that arrives goes first.
-        if engine.next_bucket is not None and not link.waiting():
+        if engine.buckets.next is not None and not link.waiting():
             forward_ms = engine.warm_up()
             if forward_ms is not None:
-                link.send(Warmed(max_batch_pairs=engine.max_batch_pairs, forward_ms=forward_ms))
+                link.send(Warmed(max_batch_pairs=engine.buckets.largest, forward_ms=forward_ms))
             continue
         message = link.receive()
         if isinstance(message, Stop):
@@ -170,4 +172,11 @@ def _run(engine: Engine, batch: RunBatch) -> BatchDone | BatchFailed:
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
         return BatchFailed(batch.batch_id, "poisoned" if engine.is_poisoned() else "error", message)
-    return BatchDone(batch.batch_id, result.statuses, result.copy_ms, result.forward_ms, result.postprocess_ms)
+    return BatchDone(
+        batch_id=batch.batch_id,
+        statuses=result.statuses,
+        known_prompts=result.known_prompts,
+        copy_ms=result.copy_ms,
+        forward_ms=result.forward_ms,
+        postprocess_ms=result.postprocess_ms,
+    )

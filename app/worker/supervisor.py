@@ -56,6 +56,7 @@ def configure(
     threads: int | None,
     max_batch_pairs: int,
     warmup_limit_s: float,
+    prompt_cache_bytes: int,
 ) -> Configure:
     """What a worker of `device` is told first.
 
@@ -63,7 +64,7 @@ def configure(
         checkpoint: `model.checkpoint.Checkpoint.to_dict()`; a dictionary, because this process does without torch.
         cells: the shared memory.
         device: one torch device, such as "cpu" or "cuda:0".
-        dtype, threads, max_batch_pairs, warmup_limit_s: `Settings`' of the same names.
+        dtype, threads, max_batch_pairs, warmup_limit_s, prompt_cache_bytes: `Settings`' of the same names.
     """
     return Configure(
         checkpoint=dict(checkpoint),
@@ -72,6 +73,7 @@ def configure(
         threads=threads,
         max_batch_pairs=max_batch_pairs,
         warmup_limit_s=warmup_limit_s,
+        prompt_cache_bytes=prompt_cache_bytes,
         cell_count=cells.count,
         cell_height=cells.shape[0],
         cell_width=cells.shape[1],
@@ -254,7 +256,7 @@ class Supervisor:
         """One batch on the device. If the worker is lost, `groups` go back to the queue."""
         held = groups
         self._batch_id += 1
-        runs = tuple(GroupRun(group.cells, group.embedding_type) for group in groups)
+        runs = tuple(GroupRun(group.cells, group.embedding_type, group.prompt) for group in groups)
         try:
             async with asyncio.timeout(self._forward_timeout_s):
                 await channel.send(RunBatch(self._batch_id, runs))
@@ -301,6 +303,8 @@ class Supervisor:
         pairs = sum(group.pairs for group in groups)
         self._metrics.batches.inc()
         self._metrics.batch_pairs.observe(pairs)
+        self._metrics.prompts.labels("hit").inc(message.known_prompts)
+        self._metrics.prompts.labels("miss").inc(len(groups) - message.known_prompts)
         for group, status in zip(groups, message.statuses, strict=True):
             self._work.finish(group, self._outcome(group, status, message, pairs))
 

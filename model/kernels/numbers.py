@@ -1,8 +1,8 @@
 """Arithmetic inside compiled passes: how they are compiled, and the few functions that vectorise nowhere else.
 
-Compiled by numba, which needs no compiler on the machine; the interpreter lock is free meanwhile. numba has no bfloat16:
-such numbers come and go as their 16 bits in uint16. Every step of integer arithmetic is cast, because numba widens
-integers to 64 bits, which halves the vectors.
+Compiled by numba, which needs no compiler on the machine; the interpreter lock is free meanwhile. numba has no
+bfloat16: such numbers come and go as their 16 bits in uint16. Every step of integer arithmetic is cast, because numba
+widens integers to 64 bits, which halves the vectors.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls

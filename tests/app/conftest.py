@@ -103,7 +103,8 @@ def running_server(log: Path, **settings: object) -> Iterator[RunningServer]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SEGGPT_")}
-    environment |= {"SEGGPT_PORT": str(port), "SEGGPT_DEVICES": "cpu"}
+    # float32 by name: what "auto" takes depends on the machine, and the oracles compute in float32.
+    environment |= {"SEGGPT_PORT": str(port), "SEGGPT_DEVICES": "cpu", "SEGGPT_DTYPE": "float32"}
     environment |= {f"SEGGPT_{name.upper()}": str(value) for name, value in settings.items()}
     with log.open("wb") as file:
         process = subprocess.Popen([sys.executable, "-m", "app"], cwd=ROOT, env=environment, stderr=file)

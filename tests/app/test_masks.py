@@ -115,5 +115,5 @@ def test_a_large_mask_is_a_small_file() -> None:
     y, x = np.mgrid[0:448, 0:448]
     disc = ((np.hypot(y - 200, x - 220) < 100) * 255).astype(np.uint8)
     data = encode_mask(disc, (3000, 4000), 0.5)
-    assert len(data) < 20_000
+    assert len(data) < 25_000  # 12 million pixels
     np.testing.assert_array_equal(decode(data)[1], upsample_nearest(disc, (3000, 4000)))

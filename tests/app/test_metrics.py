@@ -12,6 +12,8 @@ LABELS = {
     "seggpt_requests_total": "`route`, `status`",
     "seggpt_stage_seconds": "`stage`",
     "seggpt_rejected_total": "`reason`",
+    "seggpt_examples_total": "`result`",
+    "seggpt_prompts_total": "`result`",
 }
 
 
@@ -39,6 +41,8 @@ def test_the_names_are_stable() -> None:
         "seggpt_requeued_groups_total",
         "seggpt_rejected_total",
         "seggpt_bytes_in_flight",
+        "seggpt_examples_total",
+        "seggpt_prompts_total",
     }
 
 

@@ -32,6 +32,8 @@ def test_models_says_what_is_loaded_and_where(server: RunningServer, tiny_folder
     assert model["parameters"] > 10_000
     (worker,) = model["workers"]
     assert (worker["device"], worker["dtype"], worker["state"]) == ("cpu", "float32", "ready")
+    assert worker["attention"]
+    assert worker["linear"]
     assert worker["max_batch_pairs"] == 8
 
 

@@ -9,43 +9,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from app.errors import EmptyMask, UndecodableImage
-from app.images import Limits, decode_image, decode_mask
-
-LIMITS = Limits(max_pixels=1_000_000, max_side=2000)
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def scene(height: int = 12, width: int = 16) -> Image.Image:
-    """A smooth RGB picture without symmetry; red grows rightwards, green downwards."""
-    y, x = np.mgrid[0:height, 0:width]
-    pixels = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 60)], axis=2)
-    return Image.fromarray(pixels.astype(np.uint8))
-
-
-def blob(height: int = 12, width: int = 16) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """A mask without symmetry."""
-    truth = np.zeros((height, width), dtype=bool)
-    truth[1 : height // 2, 2 : width // 3] = True
-    return truth
-
-
-def exif(orientation: int) -> Image.Exif:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    return tags
-
-
-def object_of(data: bytes) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    mask = decode_mask(data, LIMITS)
-    assert mask.mode == "L"
-    pixels = np.asarray(mask)
-    assert set(np.unique(pixels)) <= {0, 255}
-    return pixels == 255
+from app.images import decode_image, decode_mask
+from tests.app.files import LIMITS, blob, encode, exif, object_of, scene
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16"])

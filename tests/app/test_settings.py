@@ -95,7 +95,7 @@ def test_unknown_devices_are_refused_by_name(text: str, monkeypatch: pytest.Monk
 
 def test_every_wrong_variable_gets_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGGPT_PORT", "tcp://10.0.0.1:80")
-    monkeypatch.setenv("SEGGPT_DTYPE", "int8")
+    monkeypatch.setenv("SEGGPT_DTYPE", "int4")
     monkeypatch.setenv("SEGGPT_DEADLINE_S", "0")
     with pytest.raises(SettingsError) as caught:
         load_settings()

@@ -129,7 +129,7 @@ def test_a_download_shows_progress_can_be_ended_and_goes_on_at_the_next_start(
         assert "hf_secret" not in (tmp_path / "first.log").read_text() + (tmp_path / "second.log").read_text()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
 def test_other_precisions_are_served(tiny_folder: Path, tmp_path: Path, dtype: str, server: RunningServer) -> None:
     with running_server(tmp_path / "log", checkpoint=tiny_folder, dtype=dtype) as half:
         half.wait_until_ready()
@@ -137,3 +137,14 @@ def test_other_precisions_are_served(tiny_folder: Path, tmp_path: Path, dtype: s
         assert half.client.get("/v1/models").json()["models"][0]["workers"][0]["dtype"] == dtype
     wanted = decoded(server.client.post("/v1/segment", files=form(1)))
     assert (got == wanted).mean() > 0.95
+
+
+def test_the_default_precision_is_one_that_is_named_and_answers_alike(
+    tiny_folder: Path, tmp_path: Path, server: RunningServer
+) -> None:
+    with running_server(tmp_path / "log", checkpoint=tiny_folder, dtype="auto") as default:
+        default.wait_until_ready()
+        (worker,) = default.client.get("/v1/models").json()["models"][0]["workers"]
+        assert worker["dtype"] in {"float32", "bfloat16"}
+        got = decoded(default.client.post("/v1/segment", files=form(1)))
+    assert (got == decoded(server.client.post("/v1/segment", files=form(1)))).mean() > 0.95

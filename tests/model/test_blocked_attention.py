@@ -12,7 +12,7 @@ from model.kernels.blocked_attention import BlockedAttention
 from model.layout import Layout
 from tests.model.conftest import TINY, draw_weights, relative_rms
 
-# (grid in patches, heads): a grid of the published width, one of 12 columns, odd ones, one with more columns than lanes.
+# (grid in patches, heads): the published width, 12 columns, odd ones, more columns than lanes of the pass.
 GRIDS = {
     "28 columns": ((16, 28), 2),
     "12 columns": ((24, 12), 2),

@@ -110,10 +110,16 @@ class House:
         self.supervisor = supervisor
         self.fatal = fatal
 
-    async def ask(self, pictures: Pictures, embedding_type: str = "instance", seconds: float = FAR_S) -> Answer:
+    async def ask(
+        self,
+        pictures: Pictures,
+        embedding_type: str = "instance",
+        seconds: float = FAR_S,
+        prompt: str | None = None,
+    ) -> Answer:
         with self.batcher.admit(len(pictures.examples)) as ticket:
             ticket.write(pictures.image, pictures.examples)
-            return await ticket.answer(embedding_type, time.monotonic() + seconds)
+            return await ticket.answer(embedding_type, time.monotonic() + seconds, prompt)
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for `condition`; the test's own timeout is the limit."""
@@ -137,7 +143,7 @@ async def open_house(
     *,
     batcher: Batcher | None = None,
     forward_timeout_s: float = 60.0,
-    dtype: str = "auto",
+    dtype: str = "float32",
 ) -> AsyncIterator[House]:
     metrics = Metrics()
     batcher = batcher or Batcher(QUEUE_PAIRS, cells, metrics)
@@ -152,7 +158,14 @@ async def open_house(
         await supervisor.stop(grace_s=20)
 
 
-def make_setup(checkpoint: Checkpoint, cells: CellMemory, *, dtype: str = "auto", pairs: int = 8) -> Configure:
+def make_setup(
+    checkpoint: Checkpoint,
+    cells: CellMemory,
+    *,
+    dtype: str = "float32",
+    pairs: int = 8,
+    prompt_cache_bytes: int = 2**20,
+) -> Configure:
     return configure(
         checkpoint.to_dict(),
         cells,
@@ -161,6 +174,7 @@ def make_setup(checkpoint: Checkpoint, cells: CellMemory, *, dtype: str = "auto"
         threads=1,
         max_batch_pairs=pairs,
         warmup_limit_s=60.0,
+        prompt_cache_bytes=prompt_cache_bytes,
     )
 
 

@@ -28,14 +28,14 @@ def engine(checkpoint: Checkpoint, cells: Cells) -> Iterator[Engine]:
     torch.set_num_threads(threads)
 
 
-def lay(cells: Cells, pictures: Pictures, embedding_type: str = "instance") -> GroupRun:
+def lay(cells: Cells, pictures: Pictures, embedding_type: str = "instance", prompt: str | None = None) -> GroupRun:
     """Put one request's pixels into cells."""
     own = cells.take(1 + 2 * len(pictures.examples))
     assert own is not None
     flat = [pictures.image, *(picture for example in pictures.examples for picture in example)]
     for cell, picture in zip(own, flat, strict=True):
         cells.pixels[cell] = picture
-    return GroupRun(GroupCells(own[0], tuple(zip(own[1::2], own[2::2], strict=True))), embedding_type)
+    return GroupRun(GroupCells(own[0], tuple(zip(own[1::2], own[2::2], strict=True))), embedding_type, prompt)
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def a_device_for(engine: Engine, pairs: int) -> Iterator[list[int]]:
         if len(inputs[1]) > pairs:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    hook = engine._model.register_forward_pre_hook(refuse)
+    hook = engine._runner._model.register_forward_pre_hook(refuse)
     yield tried
     hook.remove()
 
@@ -150,7 +150,7 @@ def test_an_answer_that_is_not_finite_is_not_written(engine: Engine, cells: Cell
     group = lay(cells, Pictures(0))
     cells.answers[group.cells.input_cell] = 77
     with torch.no_grad():
-        for parameter in engine._model.parameters():
+        for parameter in engine._runner._model.parameters():
             parameter.fill_(float("nan"))
     assert engine.run([group]).statuses == ("not-finite",)
     assert (cells.answers[group.cells.input_cell] == 77).all()
@@ -158,7 +158,7 @@ def test_an_answer_that_is_not_finite_is_not_written(engine: Engine, cells: Cell
 
 def test_weights_that_give_no_finite_answer_are_refused_at_the_warm_up(engine: Engine):
     with torch.no_grad():
-        for parameter in engine._model.parameters():
+        for parameter in engine._runner._model.parameters():
             parameter.fill_(float("inf"))
     with pytest.raises(LoadError, match="not finite numbers in float32") as caught:
         engine.warm_up()
@@ -168,17 +168,17 @@ def test_weights_that_give_no_finite_answer_are_refused_at_the_warm_up(engine: E
 def test_buckets_double_up_to_the_largest_batch(checkpoint: Checkpoint, cells: Cells):
     engine = Engine(make_setup(checkpoint, cells, pairs=6), cells)
     warm = []
-    while engine.next_bucket is not None:
+    while engine.buckets.next is not None:
         assert engine.warm_up() is not None
-        warm.append(engine.max_batch_pairs)
+        warm.append(engine.buckets.largest)
     assert warm == [1, 2, 4, 6]
 
 
 def test_a_slow_first_bucket_is_used_and_is_the_only_one(checkpoint: Checkpoint, cells: Cells):
     engine = Engine(replace(make_setup(checkpoint, cells), warmup_limit_s=0.0), cells)
     assert engine.warm_up() is not None
-    assert engine.max_batch_pairs == 1
-    assert engine.next_bucket is None
+    assert engine.buckets.largest == 1
+    assert engine.buckets.next is None
 
 
 def test_a_bucket_that_does_not_fit_ends_the_warm_up(engine: Engine):
@@ -186,8 +186,8 @@ def test_a_bucket_that_does_not_fit_ends_the_warm_up(engine: Engine):
         assert engine.warm_up() is not None
         assert engine.warm_up() is not None
         assert engine.warm_up() is None
-    assert engine.max_batch_pairs == 2
-    assert engine.next_bucket is None
+    assert engine.buckets.largest == 2
+    assert engine.buckets.next is None
 
 
 def test_a_network_that_does_not_fit_at_all_is_refused_in_one_line(engine: Engine):
@@ -202,12 +202,12 @@ def test_half_precision_runs_and_stays_close(checkpoint: Checkpoint, cells: Cell
     assert engine.run([group]).statuses == ("done",)
     answer, expected = cells.answers[group.cells.input_cell].astype(int), pictures.alone(model).astype(int)
     assert abs(answer - expected).mean() < 4
-    assert engine.dtype_name == "bfloat16"
+    assert engine.mode.precision == "bfloat16"
 
 
 def test_the_engine_describes_itself(engine: Engine, model: SegGptForImageSegmentation):
     assert engine.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert engine.dtype_name == "float32"
+    assert engine.mode.precision == "float32"
     assert engine.device_name
 
 

@@ -12,8 +12,8 @@ from app.worker.messages import MessageError, decode, encode
 BATCH = messages.RunBatch(
     7,
     (
-        messages.GroupRun(messages.GroupCells(0, ((1, 2),)), "instance"),
-        messages.GroupRun(messages.GroupCells(3, ((4, 5), (6, 7))), "semantic"),
+        messages.GroupRun(messages.GroupCells(0, ((1, 2),)), "instance", "9f0c"),
+        messages.GroupRun(messages.GroupCells(3, ((4, 5), (6, 7))), "semantic", None),
     ),
 )
 EVERY_KIND = [
@@ -25,6 +25,7 @@ EVERY_KIND = [
         threads=None,
         max_batch_pairs=8,
         warmup_limit_s=5.0,
+        prompt_cache_bytes=2**28,
         cell_count=48,
         cell_height=32,
         cell_width=32,
@@ -32,9 +33,9 @@ EVERY_KIND = [
     BATCH,
     messages.Stop(),
     messages.Loading("warm-up"),
-    messages.Ready("cpu", "a processor", "float32", 1_800_000, 1, 12.5),
+    messages.Ready("cpu", "a processor", "float32", "fused", "packed", 1_800_000, 1, 12.5),
     messages.Warmed(2, 20.0),
-    messages.BatchDone(7, ("done", "out-of-memory", "not-finite"), 0.1, 2.0, 0.3),
+    messages.BatchDone(7, ("done", "out-of-memory", "not-finite"), 1, 0.1, 2.0, 0.3),
     messages.BatchFailed(7, "poisoned", "two\nlines and a “quote”"),
     messages.LoadFailed("weights are damaged"),
 ]

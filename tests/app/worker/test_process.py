@@ -138,7 +138,7 @@ def test_a_worker_ends_with_a_parent_that_was_killed(checkpoint: Checkpoint, mom
         async def main():
             cells, metrics = Cells(48, (32, 32)), Metrics()
             setup = configure(json.loads(sys.stdin.read()), cells, device="cpu", dtype="auto", threads=1,
-                              max_batch_pairs=8, warmup_limit_s=5)
+                              max_batch_pairs=8, warmup_limit_s=5, prompt_cache_bytes=0)
             supervisor = Supervisor(setup, cells, Batcher(16, cells, metrics), metrics,
                                     forward_timeout_s=60, on_fatal=print)
             supervisor.start()

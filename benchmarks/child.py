@@ -1,0 +1,41 @@
+"""Measurements in processes of their own: how they are started, and under which settings of the allocator."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.report import ROOT
+
+DEFAULT: Mapping[str, str] = {}
+# What the service gives its workers: large blocks stay with the process and lie in large pages, so that no forward has
+# them mapped, zeroed and unmapped again.
+TUNED: Mapping[str, str] = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"
+    ":glibc.malloc.trim_threshold=4294967296"
+}
+MALLOCS = {"default malloc": DEFAULT, "tuned malloc": TUNED}
+
+
+def in_child(malloc: str, *arguments: str) -> dict[str, Any]:
+    """Run `benchmarks.measure` in a new process under one of MALLOCS and give its result.
+
+    Raises:
+        SystemExit: it failed; what it said on stderr has been shown.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.measure", *arguments],
+        cwd=ROOT,
+        env={**environment, **MALLOCS[malloc]},
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"a measurement failed: {' '.join(arguments)}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
