@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.config import SegGptConfig
 from model.kernels.numbers import array
-from model.kernels.softmax import softmax
+from model.kernels.softmax import gather, put_back, softmax
 from model.kernels.threads import run_all
 from model.layout import Layout
 
@@ -28,11 +29,13 @@ class _Keys:
     Args:
         keys: ((1 + pairs) * half_tokens, head_dim).
         values: (head_dim, (1 + pairs) * half_tokens).
+        half_tokens: tokens of one half.
         parts: the same values half by half, each (head_dim, half_tokens); only for groups of several pairs.
     """
 
     keys: Tensor
     values: Tensor
+    half_tokens: int
     parts: tuple[Tensor, ...]
 
 
@@ -65,25 +68,27 @@ class BlockedAttention:
         def piece(index: int) -> None:
             group, head = divmod(index, self._heads)
             size, first = layout.group_sizes[group], firsts[group]
-            own = slice((pairs + group) * half, (pairs + group + 1) * half)
-            prompts = [slice(pair * half, (pair + 1) * half) for pair in range(first, first + size)]
-            keys = self._gather(qkv, head, own, prompts)
-            for number, (pair, rows) in enumerate(zip(range(first, first + size), prompts, strict=True)):
+            own = (pairs + group) * half
+            keys = self._gather(qkv, head, half, [own, *(pair * half for pair in range(first, first + size))])
+            for pair in range(first, first + size):
+                shown = slice((pair + 1) * half - prompt_tokens, (pair + 1) * half)
                 target = mixed[pair * prompt_tokens : (pair + 1) * prompt_tokens]
-                shown = slice(rows.stop - prompt_tokens, rows.stop)
-                self._attend(qkv[shown], head, half - prompt_tokens, keys, number if size > 1 else None, target)
+                number = pair - first if size > 1 else None
+                self._attend(qkv[shown], head, half - prompt_tokens, keys, number, target)
             answers = slice(pairs * prompt_tokens + group * half, pairs * prompt_tokens + (group + 1) * half)
-            self._attend(qkv[own], head, half, keys, None, mixed[answers])
+            self._attend(qkv[own : own + half], head, half, keys, None, mixed[answers])
 
         run_all(piece, layout.groups * self._heads)
         return mixed
 
-    def _gather(self, qkv: Tensor, head: int, own: slice, prompts: list[slice]) -> _Keys:
-        halves = [own, *prompts]
-        keys = torch.cat([qkv[rows, self._part(1, head)] for rows in halves])
-        values = [qkv[rows, self._part(2, head)] for rows in halves]
-        together = torch.cat(values).t().contiguous()
-        return _Keys(keys, together, tuple(part.t().contiguous() for part in values) if len(prompts) > 1 else ())
+    def _gather(self, qkv: Tensor, head: int, half: int, starts: list[int]) -> _Keys:
+        """Keys and values of the halves that begin at these rows."""
+        keys = qkv.new_empty(len(starts) * half, self._head_dim)
+        values = qkv.new_empty(self._head_dim, len(starts) * half)
+        columns = self._part(1, head).start, self._part(2, head).start
+        gather(array(qkv), np.array(starts), *columns, array(keys), array(values))
+        parts = tuple(part.contiguous() for part in values.split(half, dim=1)) if len(starts) > 2 else ()
+        return _Keys(keys, values, half, parts)
 
     def _part(self, which: int, head: int) -> slice:
         """Columns of one head's queries (0), keys (1) or values (2)."""
@@ -93,7 +98,7 @@ class BlockedAttention:
     def _attend(self, tokens: Tensor, head: int, first: int, keys: _Keys, pair: int | None, target: Tensor) -> None:
         """Queries of `tokens`, the first at place `first` of the canvas, against all keys or against one pair's."""
         queries = tokens[:, self._part(0, head)].contiguous()
-        half = keys.keys.shape[0] // (1 + max(1, len(keys.parts) - 1))
+        half = keys.half_tokens
         for start in range(0, len(queries), _BLOCK):
             block = queries[start : start + _BLOCK]
             if pair is None:
@@ -110,8 +115,8 @@ class BlockedAttention:
                 mixed = _product(keys.values, logits.t())
             else:
                 mixed = _product(keys.parts[0], own.t()) + _product(keys.parts[1 + pair], others.t())
-            mixed = mixed.mul_(factors)
-            target[start : start + _BLOCK, head * self._head_dim : (head + 1) * self._head_dim] = mixed.t()
+            rows = target[start : start + _BLOCK, head * self._head_dim : (head + 1) * self._head_dim]
+            put_back(array(mixed), array(factors), array(rows))
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

@@ -13,13 +13,16 @@ from typing import Final
 
 import numpy as np
 
-from model.kernels.numbers import LOG2E, compiled, exp2, fitted, inlined, widened
+from model.kernels.numbers import LOG2E, compiled, exp2, fitted, widened
 
 LANES: Final = 64
 """Queries worked on at a time: few enough that the logits of all their keys stay in the second cache."""
 
+# Rows and columns of a square that is transposed at a time: the lines of both sides then stay in the first cache.
+_TILE: Final = 16
 
-@inlined
+
+@compiled
 def _fill_terms(terms, first, start, lanes, of_row, of_column):
     """Each query's position terms per key row and per key column, in units of log2."""
     rows, columns = len(of_row), len(of_column)
@@ -32,31 +35,30 @@ def _fill_terms(terms, first, start, lanes, of_row, of_column):
             of_column[key_column, lane] = widened(terms[distance, start + lane]) * np.float32(LOG2E)
 
 
-@inlined
-def _largest(keys, start, lanes, scale, of_row, of_column, largest):
-    """The largest logit of one half's keys, per query."""
+@compiled
+def _logits(keys, start, lanes, scale, of_row, of_column, logits, largest):
+    """The logits of one half's keys from their plain products, and the largest, per query."""
     columns = len(of_column)
     largest[:] = np.float32(-3.0e38)
     for key in range(len(keys)):
-        source = keys[key, start : start + lanes]
+        source, target = keys[key, start : start + lanes], logits[key]
         row_term, column_term = of_row[key // columns], of_column[key % columns]
         for lane in range(lanes):
             value = widened(source[lane]) * scale + (row_term[lane] + column_term[lane])
+            target[lane] = value
             largest[lane] = max(largest[lane], value)
 
 
-@inlined
-def _powers(keys, start, lanes, scale, of_row, of_column, largest, total):
-    """2**(logit - largest) in place of one half's plain products, and the sum, per query."""
-    columns = len(of_column)
+@compiled
+def _powers(keys, start, lanes, logits, largest, total):
+    """2**(logit - largest) where the plain products were, and their sum, per query."""
     total[:] = np.float32(0.0)
     for key in range(len(keys)):
-        row = keys[key, start : start + lanes]
-        row_term, column_term = of_row[key // columns], of_column[key % columns]
+        source, target = logits[key], keys[key, start : start + lanes]
         for lane in range(lanes):
-            power = exp2(widened(row[lane]) * scale + (row_term[lane] + column_term[lane] - largest[lane]))
+            power = exp2(source[lane] - largest[lane])
             total[lane] += power
-            row[lane] = fitted(power, row)
+            target[lane] = fitted(power, target)
 
 
 @compiled
@@ -64,8 +66,7 @@ def softmax(own, others, terms, scale, first, rows, columns, factors):
     """Turn logits into weights, in place; all arrays but `factors` float32, or the bits of bfloat16.
 
     For each query the weights are the mean, over M prompts, of the softmax over that prompt's half and the own half
-    together; so the mean's output is one product with all values. What is computed twice here, the logits, costs
-    less than keeping them between the two sweeps.
+    together; so the mean's output is one product with all values.
 
     Args:
         own: (half_tokens, B) plain products with the keys of the queries' input half.
@@ -80,6 +81,7 @@ def softmax(own, others, terms, scale, first, rows, columns, factors):
     half, queries = own.shape
     prompts = others.shape[0] // half
     scale = np.float32(scale) * np.float32(LOG2E)
+    logits = np.empty(((1 + prompts) * half, LANES), np.float32)
     of_row = np.zeros((rows, LANES), np.float32)
     of_column = np.zeros((columns, LANES), np.float32)
     largest = np.empty((1 + prompts, LANES), np.float32)
@@ -88,17 +90,17 @@ def softmax(own, others, terms, scale, first, rows, columns, factors):
         lanes = min(LANES, queries - start)
         if terms.shape[0] > 0:
             _fill_terms(terms, first, start, lanes, of_row, of_column)
-        _largest(own, start, lanes, scale, of_row[rows // 2 :], of_column, largest[0])
+        _logits(own, start, lanes, scale, of_row[rows // 2 :], of_column, logits[:half], largest[0])
         for part in range(1, 1 + prompts):
-            keys = others[(part - 1) * half : part * half]
-            _largest(keys, start, lanes, scale, of_row, of_column, largest[part])
+            keys, place = others[(part - 1) * half : part * half], logits[part * half : (part + 1) * half]
+            _logits(keys, start, lanes, scale, of_row, of_column, place, largest[part])
         if prompts == 1:  # then the powers need no further share between the halves
             for lane in range(lanes):
                 largest[0, lane] = largest[1, lane] = max(largest[0, lane], largest[1, lane])
-        _powers(own, start, lanes, scale, of_row[rows // 2 :], of_column, largest[0], total[0])
+        _powers(own, start, lanes, logits[:half], largest[0], total[0])
         for part in range(1, 1 + prompts):
-            keys = others[(part - 1) * half : part * half]
-            _powers(keys, start, lanes, scale, of_row, of_column, largest[part], total[part])
+            keys, place = others[(part - 1) * half : part * half], logits[part * half : (part + 1) * half]
+            _powers(keys, start, lanes, place, largest[part], total[part])
         # From here `total` holds what each half's powers are multiplied with.
         for lane in range(lanes):
             own_weight = np.float32(0.0)
@@ -118,3 +120,43 @@ def softmax(own, others, terms, scale, first, rows, columns, factors):
                     row = whole_row[start : start + lanes]
                     for lane in range(lanes):
                         row[lane] = fitted(widened(row[lane]) * weight[lane], row)
+
+
+@compiled
+def gather(qkv, starts, key_column, value_column, keys, values):
+    """One head's keys and values of several halves, beside each other; numbers of any kind, copied.
+
+    Args:
+        qkv: (T, 3 * hidden_size).
+        starts: (halves,) the first row of each half.
+        key_column: where the head's keys begin among the columns.
+        value_column: where its values begin.
+        keys: (halves * half_tokens, head_dim), written.
+        values: (head_dim, halves * half_tokens), written.
+    """
+    head_dim = keys.shape[1]
+    half = len(keys) // len(starts)
+    for number in range(len(starts)):
+        for first in range(0, half, _TILE):
+            last = min(first + _TILE, half)
+            for row in range(first, last):
+                source = qkv[starts[number] + row, key_column : key_column + head_dim]
+                target = keys[number * half + row]
+                for channel in range(head_dim):
+                    target[channel] = source[channel]
+            tile = qkv[starts[number] + first : starts[number] + last, value_column : value_column + head_dim]
+            for channel in range(head_dim):
+                target = values[channel, number * half + first : number * half + last]
+                for row in range(last - first):
+                    target[row] = tile[row, channel]
+
+
+@compiled
+def put_back(mixed, factors, target):
+    """(head_dim, B) outputs times the (B,) factors of their queries -> (B, head_dim); as the arrays of `softmax`."""
+    head_dim, queries = mixed.shape
+    for first in range(0, queries, _TILE):
+        for query in range(first, min(first + _TILE, queries)):
+            row, factor = target[query], factors[query]
+            for channel in range(head_dim):
+                row[channel] = fitted(widened(mixed[channel, query]) * factor, row)

@@ -47,14 +47,9 @@ def test_what_only_looks_like_a_boundary_is_content(content: bytes) -> None:
     assert parse(part(content) + END, b"a") == [Part("x", "f", content)]
 
 
-def test_what_stands_before_the_first_boundary_and_after_the_last_is_dropped() -> None:
-    assert parse(b"a preamble\r\n" + part(b"1") + END + b"an epilogue", b"a") == [Part("x", "f", b"1")]
+def test_what_stands_after_the_last_boundary_is_dropped() -> None:
+    assert parse(part(b"1") + END + b"an epilogue", b"a") == [Part("x", "f", b"1")]
     assert parse(part(b"1") + b"--a--", b"a") == [Part("x", "f", b"1")]
-
-
-def test_blanks_behind_a_boundary_are_allowed() -> None:
-    body = part(b"1").replace(b"--a\r\n", b"--a \t\r\n") + END
-    assert parse(body, b"a") == [Part("x", "f", b"1")]
 
 
 def test_an_empty_form_has_no_parts() -> None:
@@ -64,18 +59,24 @@ def test_an_empty_form_has_no_parts() -> None:
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (b"", "nowhere"),
-        (b"no boundary here", "nowhere"),
-        (b"--b\r\n", "nowhere"),
-        (b"--ab", "something else"),
-        (b"--a", "something else"),
-        (part(b"1"), "something else|no end"),
-        (part(b"1") + b"--a\r\n", "no end"),
+        (b"", "not well-formed"),
+        (b"no boundary here", "not well-formed"),
+        (b"--b\r\n", "not well-formed"),
+        (b"--ab", "not well-formed"),
+        (b"--a", "not well-formed"),
+        (part(b"1"), "not well-formed"),
+        (part(b"1") + b"--a\r\n", "not well-formed"),
         (b"--a\r\nContent-Disposition: form-data\r\n\r\nx\r\n" + END, "name"),
-        (b'--a\r\nContent-Disposition: form-data; name="x"\r\n' + END, "empty line"),
+        (b'--a\r\nContent-Disposition: form-data; name="x"\r\n' + END, "not well-formed"),
         (b"--a\r\n\r\nx\r\n" + END, "name"),
-        (part(b"1", b'Content-Disposition: form-data; name="x"\r\nnonsense') + END, "colon"),
-        (part(b"1", b'Content-Disposition: form-data; name="x"\r\nX: ' + b"x" * 9000) + END, "bytes of headers"),
+        (
+            part(b"1", b'Content-Disposition: form-data; name="x"\r\nnonsense') + END,
+            "not well-formed",
+        ),
+        (
+            part(b"1", b'Content-Disposition: form-data; name="x"\r\nX: ' + b"x" * 9000) + END,
+            "not well-formed",
+        ),
         (part(b"1", b'Content-Disposition: form-data; name="x"') * (MOST_PARTS + 1) + END, "parts"),
         (part(b"x" * (MOST_TEXT_BYTES + 1), b'Content-Disposition: form-data; name="x"') + END, "text field"),
     ],
