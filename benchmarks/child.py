@@ -9,15 +9,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from app.worker.channel import WORKER_SETTINGS
 from benchmarks.report import ROOT
 
 DEFAULT: Mapping[str, str] = {}
 # What the service gives its workers: large blocks stay with the process and lie in large pages, so that no forward has
-# them mapped, zeroed and unmapped again.
-TUNED: Mapping[str, str] = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"
-    ":glibc.malloc.trim_threshold=4294967296"
-}
+# them mapped, zeroed and unmapped again; and OpenMP's threads do not spin for long.
+TUNED: Mapping[str, str] = WORKER_SETTINGS
 MALLOCS = {"default malloc": DEFAULT, "tuned malloc": TUNED}
 
 
@@ -27,7 +25,7 @@ def in_child(malloc: str, *arguments: str) -> dict[str, Any]:
     Raises:
         SystemExit: it failed; what it said on stderr has been shown.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    environment = {name: value for name, value in os.environ.items() if name not in WORKER_SETTINGS}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.measure", *arguments],
         cwd=ROOT,

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import uvloop
 
-from app.worker.channel import child_environment
+from app.worker.channel import WORKER_SETTINGS, child_environment
 from benchmarks import servers
 from benchmarks.bodies import requests
 from benchmarks.client import Request, Seen, closed_loop, fetch, open_loop
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tune-peer", action="store_true", help="try the peer's settings first and take the fastest")
     parser.add_argument("--json", type=Path, default=RESULTS / "service.json", help="where the result goes")
     options = parser.parse_args(arguments)
-    if "GLIBC_TUNABLES" not in os.environ:
+    if not WORKER_SETTINGS.keys() <= os.environ.keys():
         # It is read when a process starts: the bare model's must start with what the worker's starts with.
         own = sys.argv[2:] if arguments is None else arguments
         command = [sys.executable, "-m", "benchmarks", "service", *own]

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import app
@@ -18,7 +19,12 @@ from app.worker.messages import Message, MessageError, decode, encode
 # The longest line a worker sends is an error message; a line beyond this is not one of ours.
 _LINE_LIMIT_BYTES = 1 << 20
 _MOMENT_S = 1.0
-_KEEP_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296"
+WORKER_SETTINGS: Mapping[str, str] = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"
+    ":glibc.malloc.trim_threshold=4294967296",
+    "GOMP_SPINCOUNT": "10000",
+}
+"""What libraries under torch read when a process starts, and a worker starts with unless the user set it."""
 
 
 class WorkerGoneError(Exception):
@@ -141,9 +147,11 @@ class WorkerChannel:
 def child_environment() -> dict[str, str]:
     """This process's environment, so that the child finds the same `app` wherever it was imported from.
 
-    And with glibc told to keep memory: a forward allocates the same large blocks again and again, and giving each back
-    to the kernel costs the page faults of taking it anew. Another libc ignores the variable; a user's own value stays.
+    And with WORKER_SETTINGS, of which a user's own values stay and which other libraries ignore. glibc is told to keep
+    memory: a forward allocates the same large blocks again and again, and giving each back to the kernel costs the page
+    faults of taking it anew. OpenMP's threads are told to sleep soon after their work: by default they spin for
+    milliseconds, on cores that the threads of our own kernels and of decoding could use.
     """
     root = str(Path(app.__file__).parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"GLIBC_TUNABLES": _KEEP_MEMORY, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**WORKER_SETTINGS, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}

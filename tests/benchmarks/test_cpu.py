@@ -28,7 +28,8 @@ def made_results() -> dict:
 
 
 def test_the_tuned_malloc_is_the_workers(monkeypatch):
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    for name in TUNED:
+        monkeypatch.delenv(name, raising=False)
     assert TUNED.items() <= child_environment().items()
 
 
