@@ -137,10 +137,14 @@ def ours(folder: Path, mode: str, *, is_known: bool = True) -> Answer:
 def _theirs(folder: Path, mode: str) -> Answer:
     import transformers  # noqa: PLC0415  # ours is measured without what this brings into memory
 
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    bars = transformers.utils.logging
+    were_shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = torch.bfloat16 if mode == "bfloat16" else torch.float32
     model: nn.Module = transformers.SegGptForImageSegmentation.from_pretrained(folder, dtype=dtype)
     model.eval()
+    if were_shown:  # the switch is the whole process's, and the hub's downloads obey it too
+        bars.enable_progress_bar()  # type: ignore[no-untyped-call]
     if mode == "int8":
         with warnings.catch_warnings(action="ignore"):  # torch would have it done by another package
             model = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
