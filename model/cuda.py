@@ -65,7 +65,7 @@ def prepare(model: SegGptForImageSegmentation, precision: str) -> Prepared:
     kernels = [chosen.like(*own) for own in tables]
     for block, kernel in zip(blocks, kernels, strict=True):
         block.kernel = kernel
-    return Prepared(AnswerForward(model, dtype, list(kernels)), chosen.name)
+    return Prepared(AnswerForward(model, dtype, kernels), chosen.name)
 
 
 @lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ graph can record it. Runs on a CPU too, where the tests compare it with the netw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.colours import IMAGE_MEAN, IMAGE_STD, MAX_VALUE
-from model.encoder import SegGptLayer
+from model.encoder import AttentionKernel, SegGptLayer
 from model.kernels import pointwise
 from model.layout import Layout
 from model.seggpt import SegGptForImageSegmentation
@@ -24,7 +24,6 @@ from model.seggpt import SegGptForImageSegmentation
 # The embedding types in the order of the rows of `AnswerForward.types`.
 EMBEDDING_TYPES = ("instance", "semantic")
 
-Attend = Callable[[Tensor, Layout, int], Tensor]
 _Affine = tuple[Tensor, Tensor]
 
 
@@ -32,7 +31,7 @@ _Affine = tuple[Tensor, Tensor]
 class _Block:
     before: _Affine
     qkv: tuple[Tensor, Tensor | None]
-    attend: Attend
+    attend: AttentionKernel
     proj: tuple[Tensor, Tensor | None]
     after: _Affine
     lin1: tuple[Tensor, Tensor | None]
@@ -48,7 +47,9 @@ class AnswerForward:
         attend: the attention kernel of each block.
     """
 
-    def __init__(self, model: SegGptForImageSegmentation, dtype: torch.dtype, attend: list[Attend]) -> None:
+    def __init__(
+        self, model: SegGptForImageSegmentation, dtype: torch.dtype, attend: Sequence[AttentionKernel]
+    ) -> None:
         config = model.config
         self.config = config
         self.dtype = dtype

@@ -1,7 +1,7 @@
 """The SegGPT network: the two public models, from pictures and masks to painted masks.
 
 Two pictures stacked make a canvas: the prompt image over the input image, and beside it the prompt mask over an unknown
-one, which the network paints. Read this file for what goes in and comes out, then `model.encoder`
+one, which the network paints. Read this file for what goes in and comes out, then `model.embeddings`, `model.encoder`
 and `model.decoder` for what happens between.
 Knows nothing of HTTP or PIL. Source: SegGPT, arXiv:2304.03284; Painter, arXiv:2212.02499.
 """
@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from model.config import SegGptConfig
 from model.decoder import SegGptDecoder
-from model.encoder import MaskStream, Output, SegGptEmbeddings, SegGptEncoder, SegGptEncoderOutput
+from model.embeddings import SegGptEmbeddings
+from model.encoder import MaskStream, Output, SegGptEncoder, SegGptEncoderOutput
 from model.layout import Layout, group_sizes_of
 
 

@@ -7,6 +7,7 @@ logits in the pass. Works on transposed logits (keys x queries), see `model.kern
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from model.config import SegGptConfig
 from model.kernels.numbers import array
-from model.kernels.softmax import gather, put_back, softmax
+from model.kernels.softmax import gather, gather_rows, put_back, softmax
 from model.kernels.threads import run_all
 from model.layout import Layout
 
@@ -23,16 +24,18 @@ _BLOCK = 784
 
 
 @dataclass(frozen=True)
-class _Keys:
-    """One head of one group: its input half first, then the prompt halves of its pairs.
+class _Head:
+    """One head of one group.
 
     Args:
-        keys: ((1 + pairs) * half_tokens, head_dim).
+        number: of the head.
+        keys: ((1 + pairs) * half_tokens, head_dim), the input half first, then the prompt halves of its pairs.
         values: (head_dim, (1 + pairs) * half_tokens).
         half_tokens: tokens of one half.
         parts: the same values half by half, each (head_dim, half_tokens); only for groups of several pairs.
     """
 
+    number: int
     keys: Tensor
     values: Tensor
     half_tokens: int
@@ -64,59 +67,83 @@ class BlockedAttention:
         half, pairs = layout.half_tokens, layout.pairs
         mixed = qkv.new_empty(pairs * prompt_tokens + layout.groups * half, self._heads * self._head_dim)
         firsts = [sum(layout.group_sizes[:group]) for group in range(layout.groups)]
+        # Row numbers: of the tokens that ask in `qkv`, and of their answers in `mixed`.
+        shown = [np.arange((pair + 1) * half - prompt_tokens, (pair + 1) * half) for pair in range(pairs)]
+        targets = np.arange(pairs * prompt_tokens).reshape(pairs, prompt_tokens)
+        own = np.arange(pairs * half, (pairs + layout.groups) * half).reshape(layout.groups, half)
+        answers = own - pairs * (half - prompt_tokens)
 
         def piece(index: int) -> None:
-            group, head = divmod(index, self._heads)
+            group, number = divmod(index, self._heads)
             size, first = layout.group_sizes[group], firsts[group]
-            own = (pairs + group) * half
-            keys = self._gather(qkv, head, half, [own, *(pair * half for pair in range(first, first + size))])
-            for pair in range(first, first + size):
-                shown = slice((pair + 1) * half - prompt_tokens, (pair + 1) * half)
-                target = mixed[pair * prompt_tokens : (pair + 1) * prompt_tokens]
-                number = pair - first if size > 1 else None
-                self._attend(qkv[shown], head, half - prompt_tokens, keys, number, target)
-            answers = slice(pairs * prompt_tokens + group * half, pairs * prompt_tokens + (group + 1) * half)
-            self._attend(qkv[own : own + half], head, half, keys, None, mixed[answers])
+            head = self._head(qkv, number, half, [own[group, 0], *(pair * half for pair in range(first, first + size))])
+            if size == 1:  # both halves see the same keys, and follow each other on the canvas
+                asking = np.concatenate((shown[first], own[group]))
+                where = np.concatenate((targets[first], answers[group]))
+                self._attend(qkv, asking, half - prompt_tokens, head, None, mixed, where)
+                return
+            for pair in range(first, first + size) if prompt_tokens else ():
+                self._attend(qkv, shown[pair], half - prompt_tokens, head, pair - first, mixed, targets[pair])
+            self._attend(qkv, own[group], half, head, None, mixed, answers[group])
 
         run_all(piece, layout.groups * self._heads)
         return mixed
 
-    def _gather(self, qkv: Tensor, head: int, half: int, starts: list[int]) -> _Keys:
+    def _head(self, qkv: Tensor, number: int, half: int, starts: list[int]) -> _Head:
         """Keys and values of the halves that begin at these rows."""
         keys = qkv.new_empty(len(starts) * half, self._head_dim)
         values = qkv.new_empty(self._head_dim, len(starts) * half)
-        columns = self._part(1, head).start, self._part(2, head).start
-        gather(array(qkv), np.array(starts), *columns, array(keys), array(values))
+        gather(
+            array(qkv), np.array(starts), self._column(1, number), self._column(2, number), array(keys), array(values)
+        )
         parts = tuple(part.contiguous() for part in values.split(half, dim=1)) if len(starts) > 2 else ()
-        return _Keys(keys, values, half, parts)
+        return _Head(number, keys, values, half, parts)
 
-    def _part(self, which: int, head: int) -> slice:
-        """Columns of one head's queries (0), keys (1) or values (2)."""
-        start = (which * self._heads + head) * self._head_dim
-        return slice(start, start + self._head_dim)
+    def _column(self, which: int, head: int) -> int:
+        """Where one head's queries (0), keys (1) or values (2) begin among the columns."""
+        return (which * self._heads + head) * self._head_dim
 
-    def _attend(self, tokens: Tensor, head: int, first: int, keys: _Keys, pair: int | None, target: Tensor) -> None:
-        """Queries of `tokens`, the first at place `first` of the canvas, against all keys or against one pair's."""
-        queries = tokens[:, self._part(0, head)].contiguous()
-        half = keys.half_tokens
-        for start in range(0, len(queries), _BLOCK):
-            block = queries[start : start + _BLOCK]
+    def _attend(
+        self,
+        qkv: Tensor,
+        asking: np.ndarray[Any, Any],
+        first: int,
+        head: _Head,
+        pair: int | None,
+        mixed: Tensor,
+        answers: np.ndarray[Any, Any],
+    ) -> None:
+        """Attend to all keys, or to the own half's and one pair's.
+
+        Args:
+            qkv: as `__call__`'s.
+            asking: rows of `qkv` whose queries ask; they follow each other on the canvas.
+            first: the first one's place there, in tokens.
+            head: whose keys and values.
+            pair: of the group; None for all keys.
+            mixed: what `__call__` gives, written.
+            answers: rows of `mixed`, one for each of `asking`.
+        """
+        half = head.half_tokens
+        for start in range(0, len(asking), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            block = qkv.new_empty(len(asking[rows]), self._head_dim)
+            gather_rows(array(qkv), asking[rows], self._column(0, head.number), array(block))
             if pair is None:
-                logits = _product(keys.keys, block)
+                logits = _product(head.keys, block)
                 own, others = logits[:half], logits[half:]
             else:
-                own = _product(keys.keys[:half], block)
-                others = _product(keys.keys[(1 + pair) * half : (2 + pair) * half], block)
+                own = _product(head.keys[:half], block)
+                others = _product(head.keys[(1 + pair) * half : (2 + pair) * half], block)
             terms = own[:0] if self._tables is None else _product(self._tables, block)
-            factors = torch.empty(len(block))
+            factors = np.empty(len(block), np.float32)
             place = (self._scale, first + start, self._rows, self._columns)
-            softmax(array(own), array(others), array(terms), *place, array(factors))
+            softmax(array(own), array(others), array(terms), *place, factors)
             if pair is None:
-                mixed = _product(keys.values, logits.t())
+                outputs = _product(head.values, logits.t())
             else:
-                mixed = _product(keys.parts[0], own.t()) + _product(keys.parts[1 + pair], others.t())
-            rows = target[start : start + _BLOCK, head * self._head_dim : (head + 1) * self._head_dim]
-            put_back(array(mixed), array(factors), array(rows))
+                outputs = _product(head.parts[0], own.t()) + _product(head.parts[1 + pair], others.t())
+            put_back(array(outputs), factors, answers[rows], self._column(0, head.number), array(mixed))
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

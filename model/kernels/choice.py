@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from model.config import SegGptConfig
+from model.encoder import AttentionKernel
 from model.kernels.extended_attention import ExtendedAttention
 from model.layout import Layout
 
@@ -26,13 +27,8 @@ _TIMED_PAIRS = (1, 8)
 _REPEATS = 10
 
 
-class Kernel(Protocol):
-    """Attention of one block, and how to make that of another."""
-
-    name: str
-
-    def __call__(self, qkv: Tensor, layout: Layout, prompt_tokens: int) -> Tensor:
-        """(T, 3 * hidden_size) in `layout` -> (T', hidden_size) in `layout.tail(prompt_tokens)`."""
+class Kernel(AttentionKernel, Protocol):
+    """An attention kernel that can make that of another block."""
 
     def like(self, rel_pos_h: Tensor | None, rel_pos_w: Tensor | None) -> Kernel:
         """The same kernel for another block's tables."""

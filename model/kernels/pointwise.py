@@ -22,7 +22,7 @@ def _triton_on(device: torch.device) -> ModuleType | None:
         from model.kernels import triton_pointwise as fused  # noqa: PLC0415  # Triton is not on every platform
 
         stream, weight, bias = (torch.randn(size, device=device) for size in ((4, 48), (48,), (48,)))
-        got = fused.add_norm(stream, stream, weight, bias, 1e-6, torch.float32)
+        got = fused.add_norm(stream, stream, (weight, bias), 1e-6, torch.float32)
         torch.testing.assert_close(got, _add_norm(stream, stream, (weight, bias), 1e-6, torch.float32, None))
         features, head = torch.randn(1, 3, 5, 48, device=device), (torch.randn(3, 48, device=device), bias[:3])
         painted = fused.paint(features, (weight, bias), 1e-6, head)
@@ -57,7 +57,7 @@ def add_norm(
     fused = _triton_on(stream.device)
     if fused is None:
         return _add_norm(stream, branch, norm, eps, dtype, merged)
-    result: tuple[Tensor, Tensor] = fused.add_norm(stream, branch, *norm, eps, dtype, merged)
+    result: tuple[Tensor, Tensor] = fused.add_norm(stream, branch, norm, eps, dtype, merged)
     return result
 
 

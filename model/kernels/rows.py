@@ -18,7 +18,7 @@ _TOKENS: Final = 128
 _PIXELS: Final = 8192
 
 
-def add_and_norm(
+def add_norm(
     stream: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> Tensor:
     """Add a branch to the residual stream, in place, and give the layernorm of the sum.

@@ -152,11 +152,38 @@ def gather(qkv, starts, key_column, value_column, keys, values):
 
 
 @compiled
-def put_back(mixed, factors, target):
-    """(head_dim, B) outputs times the (B,) factors of their queries -> (B, head_dim); as the arrays of `softmax`."""
-    head_dim, queries = mixed.shape
+def gather_rows(source, rows, column, target):
+    """Some rows of one head, one after the other; numbers of any kind, copied.
+
+    Args:
+        source: (T, channels).
+        rows: (B,) numbers of rows.
+        column: where the head begins among the channels.
+        target: (B, head_dim), written.
+    """
+    head_dim = target.shape[1]
+    for number in range(len(rows)):
+        start = rows[number]
+        row, entries = target[number], source[start, column : column + head_dim]
+        for channel in range(head_dim):
+            row[channel] = entries[channel]
+
+
+@compiled
+def put_back(outputs, factors, rows, column, target):
+    """Outputs times the factors of their queries, each to its place; arrays as those of `softmax`.
+
+    Args:
+        outputs: (head_dim, B).
+        factors: (B,) float32.
+        rows: (B,) each query's row of `target`.
+        column: where the head begins among the channels.
+        target: (T, channels), written in part.
+    """
+    head_dim, queries = outputs.shape
     for first in range(0, queries, _TILE):
         for query in range(first, min(first + _TILE, queries)):
-            row, factor = target[query], factors[query]
+            factor = factors[query]
+            row = target[rows[query], column : column + head_dim]
             for channel in range(head_dim):
-                row[channel] = fitted(widened(mixed[channel, query]) * factor, row)
+                row[channel] = fitted(widened(outputs[channel, query]) * factor, row)

@@ -17,26 +17,12 @@ _PIXELS = 64  # of one program
 def add_norm(
     stream: Tensor,
     branch: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
+    norm: tuple[Tensor, Tensor],
     eps: float,
     dtype: torch.dtype,
     merged: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Add a branch to the stream between blocks, and normalise the sum.
-
-    Args:
-        stream: (T, C) float32.
-        branch: (T, C) what to add, any precision; None adds nothing.
-        weight: (C,) float32.
-        bias: (C,) float32.
-        eps: added to the variance.
-        dtype: of the normalised result.
-        merged: (T, C) float32 another stream: the sum becomes the mean of both.
-
-    Returns:
-        The sum, (T, C) float32, and it normalised, (T, C) in `dtype`.
-    """
+    """As `model.kernels.pointwise.add_norm`."""
     stream = stream.contiguous()
     tokens, channels = stream.shape
     normed = torch.empty_like(stream, dtype=dtype)
@@ -45,8 +31,7 @@ def add_norm(
         stream,
         stream if branch is None else branch.contiguous(),
         stream if merged is None else merged.contiguous(),
-        weight,
-        bias,
+        *norm,
         total,
         normed,
         eps,
@@ -61,17 +46,7 @@ def add_norm(
 
 
 def paint(features: Tensor, norm: tuple[Tensor, Tensor], eps: float, head: tuple[Tensor, Tensor]) -> Tensor:
-    """The decoder after its convolution: layernorm over channels, gelu, 1x1 convolution.
-
-    Args:
-        features: (G, 1 + H, W, C) contiguous; the first pixel row is left out.
-        norm: (C,) weight and bias, float32.
-        eps: added to the variance.
-        head: (colours, C) weight and (colours,) bias, float32.
-
-    Returns:
-        (G, colours, H, W) float32.
-    """
+    """As `model.kernels.pointwise.paint`."""
     groups, rows, columns, channels = features.shape
     pixels = (rows - 1) * columns
     colours = len(head[0])

@@ -141,7 +141,7 @@ def pointwise_error(name: str) -> float:
     branch = None if name == "norm" else draw(20, 192)
     merged = draw(20, 192) if name == "merge and norm" else None
     wanted = pointwise.add_norm(stream, branch, norm, 1e-6, torch.float32, merged)
-    got = triton_pointwise.add_norm(stream, branch, *norm, 1e-6, torch.float32, merged)
+    got = triton_pointwise.add_norm(stream, branch, norm, 1e-6, torch.float32, merged)
     return max(relative_rms(*pair) for pair in zip(got, wanted, strict=True))
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from model.kernels.linear import PackedLinear, QuantisedLinear
 from model.kernels.quantise import ZERO_POINT, quantise_rows, rescale_rows
-from model.kernels.rows import add_and_norm, paint
+from model.kernels.rows import add_norm, paint
 from model.kernels.threads import run_all
 from tests.model.conftest import relative_rms
 
@@ -26,7 +26,7 @@ def test_adding_and_norming_is_torchs_layernorm_of_the_sum(dtype: torch.dtype, w
     stream, branch = drawn(300, 50), drawn(300, 50, seed=1, dtype=dtype)
     weight, bias = drawn(50, seed=2), drawn(50, seed=3)
     wanted_sum = stream + branch.float() if with_branch else stream.clone()
-    normed = add_and_norm(stream, branch if with_branch else None, weight, bias, 1e-6, dtype)
+    normed = add_norm(stream, branch if with_branch else None, weight, bias, 1e-6, dtype)
     assert torch.equal(stream, wanted_sum)
     assert normed.dtype == dtype
     assert relative_rms(normed.float(), F.layer_norm(wanted_sum, (50,), weight, bias, 1e-6)) <= ROUNDING[dtype]
