@@ -132,7 +132,7 @@ class Service:
                 self._cells,
                 device=device,
                 dtype=settings.dtype,
-                threads=settings.threads,
+                threads=prepared.threads,
                 max_batch_pairs=settings.max_batch_pairs,
                 warmup_limit_s=settings.warmup_limit_s,
                 prompt_cache_bytes=settings.prompt_cache_bytes,
@@ -249,8 +249,9 @@ async def _prepare(settings: Settings) -> Prepared:
         _StartError: what it said, or that it ended without a word.
     """
     arguments = ["--checkpoint", settings.checkpoint, "--devices", ",".join(settings.devices)]
-    for name, value in (("--revision", settings.revision), ("--cache-dir", settings.cache_dir)):
-        arguments += [name, value] if value else []
+    options = (("--revision", settings.revision), ("--cache-dir", settings.cache_dir), ("--threads", settings.threads))
+    for name, value in options:
+        arguments += [name, str(value)] if value else []
     arguments += ["--offline"] if settings.offline else []
     environment = child_environment()
     if settings.token is not None:

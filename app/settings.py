@@ -79,8 +79,9 @@ class Settings(BaseSettings):
         ("auto",),
         min_length=1,
         max_length=64,
-        description='One worker process per device: "auto" (every CUDA device, else the CPU), "cpu", "cuda" '
-        '(every CUDA device), or a list such as "cuda:0,cuda:1".',
+        description='One worker process per device: "auto" (every CUDA device, else the CPU, which a small network '
+        'shares out among up to 4 workers), "cpu", "cuda" (every CUDA device), or a list such as "cuda:0,cuda:1" or '
+        '"cpu,cpu".',
     )
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16", "int8"], _Choice] = Field(
         "auto",
@@ -88,7 +89,7 @@ class Settings(BaseSettings):
         "CPU and float16 on a GPU. int8 is faster and less exact.",
     )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="Torch threads of a worker; unset: as many as suit the machine."
+        None, ge=1, le=1024, description="Torch threads of a worker on a CPU; unset: its share of the cores."
     )
 
     max_body_bytes: int = Field(64 * _MIB, ge=1024, le=1024 * _MIB, description="Largest request body.")

@@ -2,8 +2,9 @@
 
 Capacity: bare model, ours and the peer in turn, in one run, so that what the machine does meanwhile hits all alike;
 whoever's turn it is not is stopped, since some servers keep looking at their queues when they have nothing to do.
-Bare: the network alone in this process, prepared as the worker prepares it, all cores, the worker's allocator settings,
-pictures already in memory, the prompt's mask stream computed before, at the fastest batch size. The servers: 16 clients
+Bare: the network alone, in as many processes as the service has workers and with their threads and allocator settings,
+prepared as they prepare it, pictures already in memory, the prompt's mask stream computed before, at the fastest batch
+size. The servers: 16 clients
 on loopback, multipart with JPEGs of 640x480 and a PNG mask in, PNG masks out; the same requests and the same client for
 both. Then the latency over the offered load, from a tenth of each one's own capacity to one fifth more than it.
 
@@ -17,68 +18,27 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import uvloop
 
 from app.worker.channel import WORKER_SETTINGS, child_environment
 from benchmarks import servers
+from benchmarks.bare import Bare
 from benchmarks.bodies import requests
 from benchmarks.client import Request, Seen, closed_loop, fetch, open_loop
 from benchmarks.peer import TRIED, Setting
 from benchmarks.report import RESULTS, Spread, Table, ratios, store, this_machine
 from benchmarks.servers import Server
-from model.checkpoint import BUNDLED, load, resolve
-from model.inference import native_precision, optimise
 
-BATCHES = (1, 2, 4, 8)
 LOADS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 OURS, PEER = "ours", "LitServe + transformers"
 # The fastest of `peer.TRIED` on the machine of docs/performance.md.
 PEER_SETTING = Setting(4, 0.05, "bfloat16", 2)
-
-
-class Bare:
-    """The network alone, as fast as it goes.
-
-    Args:
-        checkpoint: as `model.checkpoint.resolve` takes it.
-        precision: as SEGGPT_DTYPE.
-        known: the mask stream of the prompt is there already.
-    """
-
-    def __init__(self, checkpoint: str, precision: str, known: bool) -> None:
-        cpu = torch.device("cpu")
-        self.model = load(resolve(BUNDLED if checkpoint == "bundled" else checkpoint))
-        self.mode = optimise(self.model, native_precision(cpu) if precision == "auto" else precision)  # type: ignore[arg-type]
-        self._known = known
-        self.fastest = 1
-
-    def tune(self, seconds: float) -> None:
-        """Find the fastest batch size."""
-        self.fastest = max(BATCHES, key=lambda pairs: self.rate(seconds, pairs))
-
-    @torch.inference_mode()
-    def rate(self, seconds: float, pairs: int | None = None) -> float:
-        """Images per second."""
-        pairs = pairs or self.fastest
-        height, width = self.model.config.half_size
-        images, prompts, masks = torch.randn(3, pairs, 3, height, width)
-        sizes = [1] * pairs
-        stream = self.model.model.mask_stream(masks, None, sizes)
-        done, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            if not self._known:
-                stream = self.model.model.mask_stream(masks, None, sizes)
-            self.model(images, prompts, group_sizes=sizes, answer_only=True, mask_stream=stream)
-            done += pairs
-        return done / (time.perf_counter() - start)
 
 
 @dataclass(frozen=True)
@@ -180,7 +140,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "machine": this_machine().to_dict(),
         "mode": asdict(bare.mode),
-        "bare_batch": bare.fastest,
+        "bare": {"batch": bare.fastest, "processes": bare.processes, "threads": bare.threads},
         "workers": json.loads(models)["models"][0]["workers"],
         "peer": None if options.no_peer else asdict(setting),
         "per_s": rates,
@@ -246,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return subprocess.run(command, env=child_environment(), check=False).returncode
     result = uvloop.run(measure(options))
     print(this_machine().line())
-    print(f"ours: {result['mode']}; bare: batches of {result['bare_batch']}; peer: {result['peer']}")
+    print(f"ours: {result['mode']}; bare: {result['bare']}; peer: {result['peer']}")
     for table in tables(result):
         print(f"\n{table.text()}")
     print(f"\n{store(options.json.stem, result, options.json.parent)}")

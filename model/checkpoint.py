@@ -65,6 +65,11 @@ class Checkpoint:
     layout: Layout
     source: str
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the network has."""
+        return sum(parameter.numel() for parameter in _skeleton(self.config).parameters())
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON: the fields, `config` as in a config.json."""
         return {**asdict(self), "weights": str(self.weights), "config": self.config.to_dict()}

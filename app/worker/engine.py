@@ -6,7 +6,6 @@ Knows cells and tensors; knows nothing of sockets, queues or requests.
 from __future__ import annotations
 
 import gc
-import os
 import platform
 import time
 from collections.abc import Sequence
@@ -68,7 +67,7 @@ class Engine:
             torch.cuda.set_device(self._device)
             torch.backends.cudnn.allow_tf32 = False  # float32 was asked for by name: it means float32
         else:
-            torch.set_num_threads(setup.threads or available_cores())
+            torch.set_num_threads(setup.threads)
         model = _load(setup, self._device, memory.shape)
         #: How many numbers the network has.
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -243,20 +242,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         text in str(error) for text in ("can't allocate memory", "not enough memory")
     )
-
-
-def available_cores() -> int:
-    """Cores that this process may use: by affinity and by the container's quota, at least 1.
-
-    Torch's own default counts the machine's cores, which a container with a quota does not have.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota_file = Path("/sys/fs/cgroup/cpu.max")
-    if quota_file.is_file():
-        quota, period = quota_file.read_text().split()
-        if quota != "max":
-            cores = min(cores, round(int(quota) / int(period)))
-    return max(1, min(cores, torch.get_num_threads()))
 
 
 def _processor_name() -> str:

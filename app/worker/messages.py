@@ -63,7 +63,7 @@ class Configure:
         checkpoint: `model.checkpoint.Checkpoint.to_dict()`.
         device: a torch device, such as "cpu" or "cuda:0".
         dtype: "auto", "float32", "bfloat16", "float16" or "int8".
-        threads: torch's threads; None leaves one per core that this process may use.
+        threads: torch's threads; only on a CPU.
         max_batch_pairs: the largest bucket, in pairs.
         warmup_limit_s: a bucket whose forward takes longer than this is not used, nor are larger ones.
         prompt_cache_bytes: bytes of mask streams that the device keeps, those of the latest prompts.
@@ -75,7 +75,7 @@ class Configure:
     checkpoint: dict[str, Any]
     device: str
     dtype: str
-    threads: int | None
+    threads: int
     max_batch_pairs: int
     warmup_limit_s: float
     prompt_cache_bytes: int
@@ -188,6 +188,7 @@ class Prepared:
         cell_size: (height, width) in pixels of one.
         patch_size: side of a patch in pixels.
         devices: torch devices, one worker each.
+        threads: torch's threads in each worker on a CPU.
     """
 
     checkpoint: dict[str, Any]
@@ -195,6 +196,7 @@ class Prepared:
     cell_size: tuple[int, int]
     patch_size: int
     devices: tuple[str, ...]
+    threads: int
 
 
 Message = (

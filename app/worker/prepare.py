@@ -12,8 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
+from app.worker.devices import NoDeviceError, share_out
 from app.worker.messages import LoadFailed, Prepared, encode
 from model.checkpoint import BUNDLED, CheckpointError, resolve
 
@@ -26,16 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache-dir")
     parser.add_argument("--offline", action="store_true")
     parser.add_argument("--devices", required=True, help="auto, cpu, cuda or a list such as cuda:0,cuda:1")
+    parser.add_argument("--threads", type=int, help="torch threads of each worker")
     options = parser.parse_args(arguments)
     try:
-        devices = _devices(options.devices)
         checkpoint = resolve(
             BUNDLED if options.checkpoint == "bundled" else options.checkpoint,
             revision=options.revision,
             cache_dir=options.cache_dir,
             local_files_only=options.offline,
         )
-    except (CheckpointError, _NoDeviceError) as error:
+        devices, threads = share_out(options.devices, options.threads, checkpoint.parameters)
+    except (CheckpointError, NoDeviceError) as error:
         _say(LoadFailed(str(error)))
         return 2
     _say(
@@ -45,24 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cell_size=checkpoint.config.half_size,
             patch_size=checkpoint.config.patch_size,
             devices=devices,
+            threads=threads,
         )
     )
     return 0
-
-
-class _NoDeviceError(Exception):
-    """A device was asked for that is not there."""
-
-
-def _devices(asked: str) -> tuple[str, ...]:
-    there = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
-    if asked == "auto":
-        return there or ("cpu",)
-    wanted = there if asked == "cuda" else tuple(asked.split(","))
-    missing = [name for name in wanted if name != "cpu" and name not in there]
-    if missing or not wanted:
-        raise _NoDeviceError(f"SEGGPT_DEVICES is {asked!r}; this machine has {', '.join((*there, 'cpu'))}")
-    return wanted
 
 
 def _say(message: Prepared | LoadFailed) -> None:

@@ -53,7 +53,7 @@ def configure(
     *,
     device: str,
     dtype: str,
-    threads: int | None,
+    threads: int,
     max_batch_pairs: int,
     warmup_limit_s: float,
     prompt_cache_bytes: int,
@@ -64,7 +64,8 @@ def configure(
         checkpoint: `model.checkpoint.Checkpoint.to_dict()`; a dictionary, because this process does without torch.
         cells: the shared memory.
         device: one torch device, such as "cpu" or "cuda:0".
-        dtype, threads, max_batch_pairs, warmup_limit_s, prompt_cache_bytes: `Settings`' of the same names.
+        threads: torch's threads, on a CPU.
+        dtype, max_batch_pairs, warmup_limit_s, prompt_cache_bytes: `Settings`' of the same names.
     """
     return Configure(
         checkpoint=dict(checkpoint),

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from app.worker.cells import Cells
-from app.worker.engine import Engine, LoadError, available_cores, is_out_of_memory
+from app.worker.engine import Engine, LoadError, is_out_of_memory
 from app.worker.messages import GroupCells, GroupRun
 from model.checkpoint import Checkpoint
 from model.seggpt import SegGptForImageSegmentation
@@ -214,7 +214,3 @@ def test_the_engine_describes_itself(engine: Engine, model: SegGptForImageSegmen
 def test_a_device_that_is_not_there_is_refused_in_one_line(checkpoint: Checkpoint, cells: Cells):
     with pytest.raises(LoadError, match="cuda:63 is not there"):
         Engine(replace(make_setup(checkpoint, cells), device="cuda:63"), cells)
-
-
-def test_cores_are_counted():
-    assert available_cores() >= 1

@@ -17,12 +17,12 @@ BATCH = messages.RunBatch(
     ),
 )
 EVERY_KIND = [
-    messages.Prepared({"weights": "/w", "revision": None}, (64, 32), (32, 32), 8, ("cuda:0", "cuda:1")),
+    messages.Prepared({"weights": "/w", "revision": None}, (64, 32), (32, 32), 8, ("cuda:0", "cuda:1"), 2),
     messages.Configure(
         checkpoint={"weights": "/w", "config": {"image_size": [64, 32]}, "source": "s"},
         device="cuda:0",
         dtype="auto",
-        threads=None,
+        threads=2,
         max_batch_pairs=8,
         warmup_limit_s=5.0,
         prompt_cache_bytes=2**28,
