@@ -83,6 +83,11 @@ class Connection(asyncio.Protocol):
         self._transport.writelines(pieces)
         return self._answer
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether either side has hung up."""
+        return self._transport is None or self._transport.is_closing()
+
     def close(self) -> None:
         """Hang up."""
         if self._transport is not None:
@@ -147,7 +152,9 @@ async def open_loop(host: str, port: int, request: Request, per_s: float, second
     asking: set[asyncio.Task[None]] = set()
 
     async def one(number: int, due: float) -> None:
-        connection = free.pop() if free else await Connection.open(host, port)
+        connection = free.pop() if free else None
+        if connection is None or connection.is_closed:  # servers hang up what was idle for some seconds
+            connection = await Connection.open(host, port)
         status, body = await connection.ask(request(number))
         seen.note(status, time.perf_counter() - due, body)
         free.append(connection)
