@@ -13,9 +13,10 @@ RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./
-# The project's dependencies without the dev extras; torch comes below, once for each target.
+# The project's dependencies and what S3 needs, without the dev extras; torch comes below, once for each target.
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*(need for need in project['dependencies'] if not need.startswith('torch')), sep='\n')" > requirements.txt \
+needs = project['dependencies'] + project['optional-dependencies']['s3']; \
+print(*(need for need in needs if not need.startswith('torch')), sep='\n')" > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt
 
 FROM packages AS packages-cpu
@@ -34,18 +35,19 @@ LABEL org.opencontainers.image.title="SegGPT" \
     org.opencontainers.image.description="In-context segmentation as a service: SegGPT over HTTP" \
     org.opencontainers.image.version="0.1.0" \
     org.opencontainers.image.licenses="Apache-2.0"
-# Nothing but the cache of downloaded checkpoints is ever written; the user owns that and nothing else.
+# Nothing but downloaded checkpoints and registered prompts is ever written; the user owns their folders and nothing else.
 RUN useradd --system --uid 10001 --no-create-home --home-dir /var/cache/seggpt --shell /usr/sbin/nologin seggpt \
-    && install -d -o seggpt -g seggpt /var/cache/seggpt
+    && install -d -o seggpt -g seggpt /var/cache/seggpt /var/lib/seggpt
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/var/cache/seggpt \
+    SEGGPT_PROMPTS=/var/lib/seggpt/prompts \
     SEGGPT_HOST=0.0.0.0 \
     SEGGPT_PORT=8000
 WORKDIR /srv/seggpt
 EXPOSE 8000
-VOLUME /var/cache/seggpt
+VOLUME /var/cache/seggpt /var/lib/seggpt
 STOPSIGNAL SIGTERM
 # Ready, not live: `depends_on: service_healthy` and load balancers read "healthy" as "send traffic". Docker restarts
 # nothing on its own when this fails; a worker that dies is replaced inside. The start period covers a first download.

@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test test-slow test-gpu check format bench bench-gpu eval train docs clean distclean
+.PHONY: help setup serve test test-slow test-gpu test-browser check format bench bench-gpu eval train docs clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +20,7 @@ PYTHON ?= $(shell for name in python3 python python3.14 python3.13 python3.12 py
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## make .venv with everything in it; nothing to do when it is up to date
 
@@ -52,6 +52,9 @@ test-slow: $(READY) ## run the tests at full ViT-L size and the long ones
 
 test-gpu: $(READY) ## run the tests that need a GPU
 	$(BIN)/python -m pytest --timeout 600 -m gpu $(ARGS)
+
+test-browser: $(READY) ## run the tests that drive a real Chromium (CHROMIUM names it, else PATH)
+	$(BIN)/python -m pytest --timeout 600 -m browser $(ARGS)
 
 check: $(READY) ## formatting, lint, types, import contracts, compose file
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
@@ -119,8 +119,10 @@ class Batcher:
         self._queue: deque[Ticket] = deque()
         self._bound: dict[Group, Ticket] = {}
         self._something_queued = asyncio.Event()
-        self._nothing_admitted = asyncio.Event()
-        self._nothing_admitted.set()
+        self._accepted = 0
+        self._all_done = asyncio.Event()
+        self._all_done.set()
+        self._room = asyncio.Event()
         self._draining = False
         self._given_up: Problem | None = None
         self._seconds_per_pair: float | None = None
@@ -150,8 +152,7 @@ class Batcher:
             Draining: `close` was called.
         """
         assert 1 <= pairs <= self._capacity_pairs, f"{pairs} pairs can never be queued"
-        if self._draining:
-            raise Draining("the service is shutting down and takes no new requests")
+        self._check_open()
         if self._admitted_pairs + pairs > self._capacity_pairs:
             raise QueueFull(
                 f"{self._admitted_pairs} pairs are queued and the request has {pairs};"
@@ -166,10 +167,49 @@ class Batcher:
             QueueFull, Draining: as in `check_room`.
         """
         self.check_room(pairs)
+        return self._admit(pairs)
+
+    @contextlib.contextmanager
+    def accepted(self) -> Iterator[None]:
+        """Around a request that may take several tickets one after the other: `drain` waits for its end.
+
+        Raises:
+            Draining: `close` was called.
+        """
+        self._check_open()
+        self._accepted += 1
+        self._all_done.clear()
+        try:
+            yield
+        finally:
+            self._accepted -= 1
+            self._note_done()
+
+    async def admit_later(self, pairs: int, deadline: float) -> Ticket:
+        """As `admit`, but wait for room. Only within `accepted`: also after `close`.
+
+        Raises:
+            DeadlineExceeded: there was no room until `deadline`, `time.monotonic()` seconds.
+            Problem: the service gives up.
+        """
+        assert self._accepted, "only parts of accepted requests may wait"
+        assert pairs <= self._capacity_pairs, f"{pairs} pairs can never be queued"
+        while self._admitted_pairs + pairs > self._capacity_pairs:
+            self._room.clear()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._room.wait()
+            except TimeoutError:
+                raise _too_late() from None
+            if self._given_up is not None:
+                raise self._given_up
+        return self._admit(pairs)
+
+    def _admit(self, pairs: int) -> Ticket:
         cells = self._cells.take(1 + 2 * pairs)
         assert cells is not None, "there are cells for every admitted pair"
         self._admitted_pairs += pairs
-        self._nothing_admitted.clear()
+        self._all_done.clear()
         return Ticket(self, self._cells, pairs, cells)
 
     async def put(self, ticket: Ticket, embedding_type: str, deadline: float, prompt: str | None) -> Answer:
@@ -209,8 +249,8 @@ class Batcher:
         self._unqueue(ticket)
         self._cells.give_back(ticket.owned_cells)
         self._admitted_pairs -= ticket.pairs
-        if not self._admitted_pairs:
-            self._nothing_admitted.set()
+        self._room.set()
+        self._note_done()
 
     # The workers' side.
 
@@ -281,12 +321,12 @@ class Batcher:
     # The service's side.
 
     def close(self) -> None:
-        """Admit nothing from now on; what was admitted goes on."""
+        """Admit and accept nothing from now on; what was goes on."""
         self._draining = True
 
     async def drain(self) -> None:
-        """Wait until everything that was admitted has been given back."""
-        await self._nothing_admitted.wait()
+        """Wait until everything that was admitted has been given back and every accepted request has ended."""
+        await self._all_done.wait()
 
     def fail_all(self, problem: Problem) -> None:
         """Answer everything that is queued or bound, and everything that is still to be queued, with `problem`.
@@ -294,12 +334,21 @@ class Batcher:
         For the end: no worker takes anything after this.
         """
         self._given_up = problem
+        self._room.set()
         for ticket in [*self._queue, *self._bound.values()]:
             future = _group(ticket).future
             if not future.done():
                 future.set_exception(problem)
         self._queue.clear()
         self._queue_changed()
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise Draining("the service is shutting down and takes no new requests")
+
+    def _note_done(self) -> None:
+        if not self._admitted_pairs and not self._accepted:
+            self._all_done.set()
 
     def _expire(self, ticket: Ticket) -> None:
         future = _group(ticket).future

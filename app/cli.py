@@ -1,68 +1,54 @@
-"""`python -m app`: run the service in the foreground until it is told to end."""
+"""`seggpt`: the command line. Knows the commands' names; each is a module that is imported when it is asked for.
+
+So `seggpt segment --help` waits for no network library, and what only one command needs (torch, for `convert`) stays
+away from all others.
+"""
 
 from __future__ import annotations
 
-import logging
-import math
-import os
-import signal
+import argparse
 import sys
-from types import FrameType
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
 
-import uvicorn
-
-from app import logs
-from app.main import create_app
-from app.service import Service
-from app.settings import SettingsError, load_settings, misspelt_variables
-
-logger = logging.getLogger(__name__)
-
-_LAST_ANSWERS_S = 5
-_WRONG_USAGE = 2
-_FAILED = 1
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, telling the service of SIGTERM at once, so that open connections get nothing new accepted."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End cleanly; a second Ctrl-C ends at once.
-
-        Not uvicorn's own handler: that one raises the signal again at the end, so that a clean end would look to an
-        orchestrator like a death, and to a person at a terminal like a traceback.
-        """
-        del frame
-        self._service.drain()
-        self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
+_COMMANDS: Final = {
+    "serve": "run the service in the foreground",
+    "segment": "mark the same in many pictures: files, folders, globs",
+    "prompts": "add, list, show, rename and remove registered prompts",
+    "convert": "write a checkpoint, an original .pth for one, as safetensors",
+    "info": "what a checkpoint is, or what a running service has loaded",
+}
+_EPILOGUE: Final = """\
+exit status: 0 all done; 1 failed, or at least one picture has no answer; 2 wrong usage; 130 interrupted
+"""
 
 
-def main() -> int:
-    """Serve. 0 after a clean end, 1 if the service could not answer at all, 2 if a setting is wrong."""
-    try:
-        settings = load_settings()
-    except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        return _WRONG_USAGE
-    logs.configure(settings.log_format, settings.log_level)
-    for got, meant in misspelt_variables(os.environ):
-        logger.warning("%s is no setting and is ignored; did you mean %s?", got, meant)
-    app = create_app(settings)
-    service: Service = app.state.service
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,  # app.access writes its own, with stage times
-        server_header=False,
-        # The service itself answers what it cannot finish in time; uvicorn would only cut connections.
-        timeout_graceful_shutdown=math.ceil(settings.drain_s) + _LAST_ANSWERS_S,
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status.
+
+    Args:
+        arguments: without the program's name; None means the process's.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="seggpt",
+        description="SegGPT as a service: show one picture with its mask, get the mask of the same in others.",
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _Server(config, service).run()
-    return _FAILED if service.failure is not None else 0
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    chosen = given[0] if given and given[0] in _COMMANDS else None
+    for name, summary in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=_EPILOGUE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == chosen:
+            import_module(f"app.commands.{name}").add_arguments(command)
+    options = parser.parse_args(given)
+    status: int = import_module(f"app.commands.{options.command}").run(options)
+    return status

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.pipeline import StageTimes
+from app.requests import StageTimes
 from app.service import Service
 
 

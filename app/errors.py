@@ -7,17 +7,25 @@ answer.
     Problem
     ├── RequestProblem               the caller can mend it; sending it again unchanged cannot help
     │   ├── MalformedMultipart       400 malformed-multipart
+    │   ├── MalformedJson            400 malformed-json
     │   ├── NotFound                 404 not-found
+    │   ├── PromptNotFound           404 prompt-not-found
     │   ├── MethodNotAllowed         405 method-not-allowed
+    │   ├── NotAcceptable            406 not-acceptable
+    │   ├── NameTaken                409 name-taken
     │   ├── BodyTooLarge             413 body-too-large
     │   ├── UnsupportedMediaType     415 unsupported-media-type
     │   ├── InvalidRequest           422 invalid-request
     │   ├── ExampleCount             422 example-count
+    │   ├── InvalidLabels            422 invalid-labels
+    │   ├── TooManyTiles             422 too-many-tiles
     │   └── ImageProblem             about one uploaded picture, named in `field`
     │       ├── UnsupportedImageType 415 unsupported-image-type
     │       ├── UndecodableImage     422 undecodable-image
     │       ├── ImageTooLarge        422 image-too-large
     │       ├── MaskAspect           422 mask-aspect
+    │       ├── UrlNotAllowed        422 url-not-allowed
+    │       ├── UrlUnreachable       422 url-unreachable
     │       └── EmptyMask            422 empty-mask
     ├── TryAgainLater                the same request may succeed after Retry-After
     │   ├── QueueFull                429 queue-full
@@ -25,8 +33,10 @@ answer.
     │   ├── Draining                 503 draining
     │   ├── NotReady                 503 not-ready
     │   ├── WorkerLost               503 worker-lost
+    │   ├── PromptStoreUnavailable   503 prompt-store-unavailable
     │   └── OutOfMemory              503 out-of-memory
     ├── DeadlineExceeded             504 deadline-exceeded
+    ├── PromptDamaged                500 prompt-damaged
     └── InternalProblem              500 internal
 """
 
@@ -97,16 +107,40 @@ class MalformedMultipart(RequestProblem):
     slug, status, title = "malformed-multipart", 400, "The multipart body cannot be parsed"
 
 
+class MalformedJson(RequestProblem):
+    """The body is not a JSON object, or a picture in it is not base64."""
+
+    slug, status, title = "malformed-json", 400, "The JSON body cannot be parsed"
+
+
 class NotFound(RequestProblem):
     """No route has this path."""
 
     slug, status, title = "not-found", 404, "There is nothing at this path"
 
 
+class PromptNotFound(RequestProblem):
+    """No registered prompt has this id or name."""
+
+    slug, status, title = "prompt-not-found", 404, "There is no such prompt"
+
+
 class MethodNotAllowed(RequestProblem):
     """The path exists, but not with this HTTP method; `Allow` names those that it has."""
 
     slug, status, title = "method-not-allowed", 405, "The path does not have this method"
+
+
+class NotAcceptable(RequestProblem):
+    """`Accept` names none of the formats that this route answers in."""
+
+    slug, status, title = "not-acceptable", 406, "No acceptable format"
+
+
+class NameTaken(RequestProblem):
+    """Another registered prompt has this name."""
+
+    slug, status, title = "name-taken", 409, "The name is taken"
 
 
 class BodyTooLarge(RequestProblem):
@@ -131,6 +165,18 @@ class ExampleCount(RequestProblem):
     """No example, more than `SEGGPT_MAX_EXAMPLES`, or not as many masks as prompt images."""
 
     slug, status, title = "example-count", 422, "The number of examples is not allowed"
+
+
+class InvalidLabels(RequestProblem):
+    """`labels` cannot be read, or a mask has a class or a colour that `labels` does not name."""
+
+    slug, status, title = "invalid-labels", 422, "The labels do not fit the masks"
+
+
+class TooManyTiles(RequestProblem):
+    """The picture would be cut into more than `SEGGPT_MAX_TILES` tiles."""
+
+    slug, status, title = "too-many-tiles", 422, "The picture would have too many tiles"
 
 
 class ImageProblem(RequestProblem):
@@ -162,6 +208,18 @@ class MaskAspect(ImageProblem):
     """The prompt mask is neither as large as its prompt image nor a scaled version of it."""
 
     slug, status, title = "mask-aspect", 422, "The mask does not have its image's aspect"
+
+
+class UrlNotAllowed(ImageProblem):
+    """A picture is given by URL, and `SEGGPT_URL_HOSTS` does not name its host, or the host's address is not public."""
+
+    slug, status, title = "url-not-allowed", 422, "The picture's URL is not allowed"
+
+
+class UrlUnreachable(ImageProblem):
+    """An allowed URL did not give a picture in time, or gave too many bytes."""
+
+    slug, status, title = "url-unreachable", 422, "The picture's URL cannot be read"
 
 
 class EmptyMask(ImageProblem):
@@ -221,6 +279,13 @@ class WorkerLost(TryAgainLater):
     slug, status, title = "worker-lost", 503, "The worker was lost"
 
 
+class PromptStoreUnavailable(TryAgainLater):
+    """The place where prompts are kept (`SEGGPT_PROMPTS`) cannot be read or written now."""
+
+    slug, status, title = "prompt-store-unavailable", 503, "The prompt store is unavailable"
+    default_retry_after_s = 5
+
+
 class OutOfMemory(TryAgainLater):
     """The device had too little memory for this request, even in the smallest batch."""
 
@@ -234,6 +299,12 @@ class DeadlineExceeded(Problem):
     slug, status, title = "deadline-exceeded", 504, "The deadline has passed"
 
 
+class PromptDamaged(Problem):
+    """What is stored of this prompt is damaged or half-written; delete it and register it again."""
+
+    slug, status, title = "prompt-damaged", 500, "The stored prompt is damaged"
+
+
 class InternalProblem(Problem):
     """A fault of the service itself; the log has it under the answer's request id."""
 
@@ -244,8 +315,12 @@ PROBLEMS: Final[dict[str, type[Problem]]] = {
     problem.slug: problem
     for problem in (
         MalformedMultipart,
+        MalformedJson,
         NotFound,
+        PromptNotFound,
         MethodNotAllowed,
+        NotAcceptable,
+        NameTaken,
         BodyTooLarge,
         UnsupportedMediaType,
         UnsupportedImageType,
@@ -253,14 +328,20 @@ PROBLEMS: Final[dict[str, type[Problem]]] = {
         UndecodableImage,
         ImageTooLarge,
         ExampleCount,
+        InvalidLabels,
+        TooManyTiles,
+        UrlNotAllowed,
+        UrlUnreachable,
         MaskAspect,
         EmptyMask,
         QueueFull,
         TooManyBytesInFlight,
         InternalProblem,
+        PromptDamaged,
         Draining,
         NotReady,
         WorkerLost,
+        PromptStoreUnavailable,
         OutOfMemory,
         DeadlineExceeded,
     )

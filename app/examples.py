@@ -15,7 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app.labels import Labels, MaskKind
+
 _DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One encoded prompt image and its encoded prompt mask."""
+
+    image: bytes
+    mask: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +41,20 @@ class KnownExample:
         return self.image.nbytes + self.mask.nbytes
 
 
-def example_key(image: bytes, mask: bytes) -> bytes:
-    """What names an example: a hash of both files' bytes, and of where the one ends and the other begins."""
-    digest = hashlib.blake2b(len(image).to_bytes(8, "big"), digest_size=_DIGEST_BYTES)
-    digest.update(image)
-    digest.update(mask)
+def example_key(example: Example, kind: MaskKind, labels: Labels) -> bytes:
+    """What names an example: a hash of both files' bytes, of where the one ends, and of what the mask's values mean."""
+    digest = hashlib.blake2b(len(example.image).to_bytes(8, "big"), digest_size=_DIGEST_BYTES)
+    digest.update(example.image)
+    digest.update(len(example.mask).to_bytes(8, "big"))
+    digest.update(example.mask)
+    if kind != "binary":  # a binary mask is drawn in white whatever its label is called
+        digest.update(repr((kind, [(label.index, label.colour) for label in labels])).encode())
     return digest.digest()
 
 
-def prompt_name(keys: Iterable[bytes]) -> str:
-    """What names examples in their order."""
-    return hashlib.blake2b(b"".join(keys), digest_size=_DIGEST_BYTES).hexdigest()
+def prompt_name(keys: Iterable[bytes], ensemble: str) -> str:
+    """What names examples in their order, as one ensemble of either kind."""
+    return hashlib.blake2b(b"".join(keys) + ensemble.encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 class ExampleCache:

@@ -5,7 +5,7 @@ metadata, and either an "RGB" picture or an "L" mask of 0 and 255. What cannot b
 whatever the bytes were.
 ICC profiles are not applied, as in the reference implementations. Sizes are (height, width).
 
-Pillow does all work on full-size pictures, because it releases the GIL; numpy sees only the small cells.
+Pillow does all work on full-size pictures, because it releases the GIL.
 """
 
 import struct
@@ -15,9 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 # Importing the five plugins registers them, so that Pillow never imports the others.
 from PIL import (  # noqa: F401
@@ -30,14 +27,16 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
-from app.errors import EmptyMask, ImageTooLarge, MaskAspect, UndecodableImage, UnsupportedImageType
-from app.pixels import flatten, foreground, levels
+from app.errors import EmptyMask, ImageTooLarge, InvalidLabels, MaskAspect, UndecodableImage, UnsupportedImageType
+from app.pixels import BLACK, flatten, foreground, levels
 
 WHITE: Final = (255, 255, 255)
 ALLOWED: Final = "JPEG, PNG, WebP, BMP, TIFF"
 
 # Pillow's own limit is one size for the whole process and warns; `Limits` governs here, before decoding.
 Image.MAX_IMAGE_PIXELS = None
+
+_HIGHEST_INDEX: Final = 255
 
 _TIFF_TILE_WIDTH: Final = 322
 _TIFF_TILE_HEIGHT: Final = 323
@@ -165,6 +164,60 @@ def decode_mask(data: bytes, limits: Limits, field: str = "prompt_mask") -> Imag
         return mask
 
 
+def decode_index_mask(data: bytes, limits: Limits, field: str = "prompt_mask") -> Image.Image:
+    """Decode a mask whose pixel values are class indices; a palette PNG's own indices, not its colours.
+
+    Returns:
+        The upright mask, mode "L", the indices, at its full size.
+
+    Raises:
+        UnsupportedImageType, UndecodableImage, ImageTooLarge: see `check_header`.
+        InvalidLabels: it has colours, is stored with loss, or has values above 255.
+    """
+    with _damage_is_a_problem(data, field):
+        image = _load(data, limits, field)
+        if _is_lossy(image, data):
+            raise InvalidLabels(f"{field}: index masks need a lossless file type such as PNG", field=field)
+        if image.mode.startswith("I"):
+            lowest, highest = image.getextrema()
+            assert not isinstance(lowest, tuple)
+            assert not isinstance(highest, tuple)
+            if not 0 <= lowest <= highest <= _HIGHEST_INDEX:
+                raise InvalidLabels(f"{field}: got the value {highest}; indices are 0 to {_HIGHEST_INDEX}", field=field)
+            image = image.convert("I").convert("L")
+        elif image.mode == "1":
+            image = image.point([0] + [1] * 255, "L")
+        elif image.mode == "P":
+            image = image.copy()
+            image.info.pop("transparency", None)
+            image.putpalette(bytes(value for value in range(256) for _ in range(3)))
+            image = image.convert("L")
+        elif image.mode != "L":
+            raise InvalidLabels(
+                f"{field}: got a picture of mode {image.mode}; index masks are grey or have a palette, and masks that "
+                "show classes by colours are mask_kind=colour",
+                field=field,
+            )
+        return _without_metadata(image)
+
+
+def decode_colour_mask(data: bytes, limits: Limits, field: str = "prompt_mask") -> Image.Image:
+    """Decode a mask that shows classes by colours; transparent pixels are black.
+
+    Returns:
+        The upright mask, mode "RGB", at its full size.
+
+    Raises:
+        UnsupportedImageType, UndecodableImage, ImageTooLarge: see `check_header`.
+        InvalidLabels: it is stored with loss.
+    """
+    with _damage_is_a_problem(data, field):
+        image = _load(data, limits, field)
+        if _is_lossy(image, data):
+            raise InvalidLabels(f"{field}: colour masks need a lossless file type such as PNG", field=field)
+        return _without_metadata(flatten(image, BLACK))
+
+
 def check_aspect(image_size: tuple[int, int], mask_size: tuple[int, int], field: str = "prompt_mask") -> None:
     """Refuse a mask that is neither as large as its image nor a scaled version of it.
 
@@ -183,36 +236,6 @@ def check_aspect(image_size: tuple[int, int], mask_size: tuple[int, int], field:
             "allowed are the image's size and scaled versions of it",
             field=field,
         )
-
-
-def to_cell(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize a picture for the network, bicubic, as the reference does it (the aspect is not kept).
-
-    Args:
-        image: mode "RGB".
-        size: (h, w) of the cell.
-
-    Returns:
-        (h, w, 3) uint8, RGB in [0, 255].
-    """
-    height, width = size
-    # Neither reducing_gap nor draft: both are faster and change pixels.
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-
-
-def mask_to_cell(mask: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize a mask for the network, nearest pixel centre, white on black.
-
-    Args:
-        mask: mode "L", 0 and 255.
-        size: (h, w) of the cell.
-
-    Returns:
-        (h, w, 3) uint8, 0 and 255.
-    """
-    height, width = size
-    grey = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
-    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 @contextmanager

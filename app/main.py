@@ -13,7 +13,8 @@ from fastapi_offline import FastAPIOffline
 
 from app.middleware import Guarded, Observed
 from app.problems import add_handlers
-from app.routes import operations, segment
+from app.routes import batch, operations, playground, prompts, segment
+from app.routes.gate import Gate
 from app.service import Service
 from app.settings import Settings, load_settings
 
@@ -54,11 +55,15 @@ def create_app(settings: Settings | None = None, on_fatal: Callable[[str], None]
         lifespan=lifespan,
     )
     app.state.service = service
+    app.state.gate = Gate(lambda: service.pairs_at_once)
     add_handlers(app)
     app.include_router(segment.router)
+    app.include_router(prompts.router)
+    app.include_router(batch.router)
     app.include_router(operations.router)
+    app.include_router(playground.router)
     # The last added is the outermost.
-    app.add_middleware(Guarded, service=service, path=segment.PATH)
+    app.add_middleware(Guarded, service=service, paths={segment.PATH, prompts.PATH}, streamed={batch.PATH})
     app.add_middleware(Observed, service=service)
     return app
 

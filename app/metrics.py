@@ -58,7 +58,10 @@ class Metrics:
             "seggpt_requeued_groups", "Requests run again after their worker was lost.", registry=registry
         )
         self.rejected = Counter(
-            "seggpt_rejected", "Requests answered with a problem, by its slug.", ["reason"], registry=registry
+            "seggpt_rejected",
+            "Requests, and images of batches, answered with a problem, by its slug.",
+            ["reason"],
+            registry=registry,
         )
         self.bytes_in_flight = Gauge(
             "seggpt_bytes_in_flight", "Bytes of all request bodies held now.", registry=registry

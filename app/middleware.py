@@ -12,16 +12,18 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Set
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
-from app.errors import BodyTooLarge, InternalProblem, Problem, TooManyBytesInFlight
+from app.bodies import BodyBytes, BodyShare
+from app.errors import BodyTooLarge, InternalProblem, Problem
 from app.metrics import STAGES
-from app.pipeline import StageTimes
 from app.problems import problem_response
+from app.requests import StageTimes
 from app.service import Service
 
 _REQUEST_ID: Final = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -83,9 +85,10 @@ class Observed:
         if times.ms:
             metrics.request_seconds.observe(seconds)
         level = logging.DEBUG if route.startswith(("/health", "/metrics")) else logging.INFO
-        extra = {f"{stage}_ms": round(ms, 2) for stage, ms in times.ms.items()}
+        extra: dict[str, object] = {f"{stage}_ms": round(ms, 2) for stage, ms in times.ms.items()}
         if slug:
             extra["problem"] = slug
+        extra |= state.get("logged", {})
         logger.log(
             level,
             "%s %s %s in %.1f ms",
@@ -99,56 +102,67 @@ class Observed:
 
 def _server_timing(times: StageTimes, start: float) -> str:
     entries = [f"{stage};dur={times.ms.get(stage, 0.0):.2f}" for stage in STAGES]
+    if times.tiles:
+        entries.append(f'tiles;desc="{times.tiles_done} of {times.tiles}"')
     return ", ".join([*entries, f"total;dur={(time.perf_counter() - start) * 1000:.2f}"])
 
 
 class Guarded:
-    """Before the segmentation route: refuse what cannot be served, and bound the bytes that bodies hold."""
+    """Before the routes that read pictures: refuse what cannot be served, and bound the bytes that bodies hold.
 
-    def __init__(self, app: ASGIApp, service: Service, path: str) -> None:
+    Args:
+        app: what comes next.
+        service: refuses, and has the limits.
+        paths: of routes that hold their body as a whole; its bytes are counted while they come in.
+        streamed: of routes that read their body as they work on it, and count what they hold of it themselves.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, paths: Set[str], streamed: Set[str] = frozenset()) -> None:
         self._app = app
         self._service = service
-        self._path = path
-        self._in_flight = 0
+        self._paths = paths
+        self._streamed = streamed
+        self._bodies = BodyBytes(service.settings.max_bytes_in_flight, service.metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
+        if (
+            scope["type"] != "http"
+            or scope["method"] != "POST"
+            or (scope["path"] not in self._paths and scope["path"] not in self._streamed)
+        ):
             await self._app(scope, receive, send)
             return
         settings = self._service.settings
+        is_streamed = scope["path"] in self._streamed
+        most = settings.max_batch_bytes if is_streamed else settings.max_body_bytes
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdigit() and int(declared) > settings.max_body_bytes:
+        if declared.isdigit() and int(declared) > most:
             # Not read at all: the connection is closed behind this answer.
-            await self._refuse(_too_large(int(declared), settings.max_body_bytes), scope, receive, send)
+            await self._refuse(_too_large(int(declared), most), scope, receive, send)
             return
-        if (problem := self._service.refusal()) is not None:
+        if (problem := self._service.refusal(patient=is_streamed)) is not None:
             await _discard(receive, settings.max_body_bytes)
             await self._refuse(problem, scope, receive, send)
             return
-        held = 0
+        share = BodyShare(self._bodies)
+
+        def hold(size: int) -> None:
+            share.hold(size)
+            if share.held_bytes > settings.max_body_bytes:
+                raise _too_large(share.held_bytes, settings.max_body_bytes)
+            share.check()
 
         async def receive_counted() -> Message:
-            nonlocal held
             message = await receive()
-            size = len(message.get("body", b""))
-            held += size
-            self._count(size)
-            if held > settings.max_body_bytes:
-                raise _too_large(held, settings.max_body_bytes)
-            if self._in_flight > settings.max_bytes_in_flight:
-                raise TooManyBytesInFlight(
-                    f"all requests together hold {self._in_flight} bytes; allowed are {settings.max_bytes_in_flight}"
-                )
+            hold(len(message.get("body", b"")))
             return message
 
+        scope["state"]["share"] = share
+        scope["state"]["hold"] = hold  # pictures that are fetched by URL count like those that are sent
         try:
-            await self._app(scope, receive_counted, send)
+            await self._app(scope, receive if is_streamed else receive_counted, send)
         finally:
-            self._count(-held)
-
-    def _count(self, size: int) -> None:
-        self._in_flight += size
-        self._service.metrics.bytes_in_flight.set(self._in_flight)
+            share.close()
 
     async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"]["problem"] = problem.slug

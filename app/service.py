@@ -12,22 +12,31 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 from app.batcher import Batcher, cells_needed
-from app.errors import Draining, NotReady, Problem
+from app.codecs import Codecs
+from app.errors import DeadlineExceeded, Draining, NotReady, Problem
 from app.examples import ExampleCache
 from app.images import Limits
+from app.intake import Intake
 from app.metrics import Metrics
 from app.pipeline import Pipeline
+from app.prompts import PromptStore
+from app.remote import Fetcher
+from app.requests import Concept
 from app.schemas import Model, Models, Size, Worker
-from app.settings import Settings
+from app.settings import Settings, SettingsError, variable
 from app.worker.cells import Cells
 from app.worker.channel import child_environment
 from app.worker.messages import LoadFailed, MessageError, Prepared, decode
 from app.worker.supervisor import Supervisor, configure
 
+Result = TypeVar("Result")
+
 _REST_GRACE_S = 1.0
+_STORAGE_THREADS = 8
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +51,9 @@ class Service:
     Args:
         settings: every knob.
         on_fatal: called once, with one line, when the service can never answer: no checkpoint, no device.
+
+    Raises:
+        SettingsError: nothing that is installed opens the place where prompts are kept.
     """
 
     def __init__(self, settings: Settings, on_fatal: Callable[[str], None]) -> None:
@@ -51,14 +63,20 @@ class Service:
         self.metrics.workers_ready.set_function(lambda: self.workers_ready)
         self.failure: str | None = None
         self.draining = False
+        #: Set when the time for draining is over.
+        self.given_up = asyncio.Event()
         self._on_fatal = on_fatal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drain_until = 0.0
         self._opening: asyncio.Task[None] | None = None
         self._prepared: Prepared | None = None
-        self._codecs = ThreadPoolExecutor(
-            settings.codec_threads or max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="codec"
-        )
+        #: Threads for work on pictures.
+        self.codecs = Codecs(settings.codec_threads or max(1, (os.cpu_count() or 1) - 1))
+        self._storage = Codecs(_STORAGE_THREADS)
+        #: Registered prompts; its methods block.
+        self.prompts = _open_store(settings)
+        #: Reads pictures by URL.
+        self.fetcher = Fetcher(settings.url_hosts, settings.url_timeout_s)
         self._cells: Cells | None = None
         self._batcher: Batcher | None = None
         self._pipeline: Pipeline | None = None
@@ -86,6 +104,7 @@ class Service:
 
     def _give_up(self) -> None:
         """The time for draining is over: what is not answered yet is answered now, as a refusal to be sent again."""
+        self.given_up.set()
         if self._batcher is not None:
             self._batcher.fail_all(Draining("the service stopped before this request's turn came"))
 
@@ -102,9 +121,32 @@ class Service:
                     await self._batcher.drain()
         self._give_up()
         await asyncio.gather(*(supervisor.stop(_REST_GRACE_S) for supervisor in self._supervisors))
-        self._codecs.shutdown(wait=False, cancel_futures=True)
+        self.codecs.close()
+        self._storage.close()
+        self.fetcher.close()
         if self._cells is not None:
             self._cells.close()
+
+    async def ask_store(self, call: Callable[..., Result], *arguments: Any, deadline: float) -> Result:
+        """The result of a blocking call of `prompts`; slow storage holds up neither the event loop nor any decoding.
+
+        Args:
+            deadline: `time.monotonic()` seconds.
+
+        Raises:
+            DeadlineExceeded: the storage has not answered by then; what it was asked may still happen.
+        """
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                (result,) = await self._storage.run([partial(call, *arguments)], deadline)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the prompt store answered") from None
+        return result
+
+    async def _find_prompt(self, identity: str, deadline: float) -> Concept:
+        """A registered prompt as the pipeline takes it."""
+        prompt = await self.ask_store(self.prompts.get, identity, deadline=deadline)
+        return Concept(prompt.examples, prompt.kind, prompt.labels, prompt.name or prompt.id)
 
     async def _open(self) -> None:
         try:
@@ -117,14 +159,23 @@ class Service:
         settings = self.settings
         self._cells = Cells(cells_needed(settings.queue_pairs), prepared.cell_size)
         self._batcher = Batcher(settings.queue_pairs, self._cells, self.metrics, workers=len(prepared.devices))
+        intake = Intake(
+            self.codecs,
+            self.metrics,
+            ExampleCache(settings.example_cache_bytes),
+            limits=Limits(settings.max_image_pixels, settings.max_image_side),
+            cell_size=prepared.cell_size,
+            max_tiles=settings.max_tiles,
+        )
         self._pipeline = Pipeline(
             self._batcher,
-            self._codecs,
+            self.codecs,
+            intake,
             self.metrics,
-            cell_size=prepared.cell_size,
-            limits=Limits(settings.max_image_pixels, settings.max_image_side),
+            find_prompt=self._find_prompt,
             max_examples=settings.max_examples,
-            examples=ExampleCache(settings.example_cache_bytes),
+            # Enough to fill each worker's next batch while it computes the present one.
+            units_at_once=2 * settings.max_batch_pairs * len(prepared.devices),
         )
         for device in prepared.devices:
             setup = configure(
@@ -161,6 +212,11 @@ class Service:
     def workers_ready(self) -> int:
         """How many workers can answer."""
         return sum(supervisor.ready for supervisor in self._supervisors)
+
+    @property
+    def pairs_at_once(self) -> int:
+        """Pairs that keep every device busy: those that it computes and those that it takes next."""
+        return 2 * sum(supervisor.max_batch_pairs for supervisor in self._supervisors)
 
     @property
     def started(self) -> bool:
@@ -200,11 +256,15 @@ class Service:
             raise NotReady(f"not ready: {self.condition}")
         return self._pipeline
 
-    def refusal(self) -> Problem | None:
-        """Why a segmentation request would be refused whatever is in it, before its body is read; None if it is not."""
+    def refusal(self, *, patient: bool = False) -> Problem | None:
+        """Why a segmentation request would be refused whatever is in it, before its body is read; None if it is not.
+
+        Args:
+            patient: the request waits for room in the queue.
+        """
         try:
             self.open_pipeline()
-            if self._batcher is not None:
+            if self._batcher is not None and not patient:
                 self._batcher.check_room(1)
         except Problem as problem:
             return problem
@@ -240,6 +300,18 @@ class Service:
                 )
             ]
         )
+
+
+def _open_store(settings: Settings) -> PromptStore:
+    """Where prompts are kept; nothing is read or written yet.
+
+    Raises:
+        SettingsError: no installed package opens it.
+    """
+    try:
+        return PromptStore(settings.prompts)
+    except ValueError as error:
+        raise SettingsError(f"{variable('prompts')}: {error}") from error
 
 
 async def _prepare(settings: Settings) -> Prepared:

@@ -17,6 +17,7 @@ BUNDLED_CHECKPOINT: Final = "bundled"
 
 _MIB: Final = 1024 * 1024
 _DEVICE: Final = re.compile(r"cpu|cuda:\d{1,2}")
+_HOST: Final = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _TRAILING_URL: Final = re.compile(r" *For further information visit \S+")
 
 
@@ -41,6 +42,22 @@ def parse_devices(value: object) -> object:
         if not isinstance(name, str) or not _DEVICE.fullmatch(name):
             raise ValueError('allowed are "auto", "cpu", "cuda", or a list such as "cuda:0,cuda:1"')
     return names
+
+
+def parse_hosts(value: object) -> object:
+    """Read "a.example.com, b.example.com" as a tuple of lower-case host names.
+
+    Raises:
+        ValueError: a name has a scheme, a port, a path or a wildcard.
+    """
+    if isinstance(value, str):
+        value = tuple(name.strip().lower() for name in value.split(",") if name.strip())
+    if not isinstance(value, (tuple, list)):
+        return value
+    for name in value:
+        if not isinstance(name, str) or not _HOST.fullmatch(name):
+            raise ValueError('allowed are host names without scheme, port and path, such as "images.example.com"')
+    return tuple(value)
 
 
 def _lower(value: object) -> object:
@@ -103,6 +120,27 @@ class Settings(BaseSettings):
         16384, ge=1, le=65535, description="Longest side of one picture in pixels, read before decoding."
     )
     max_examples: int = Field(16, ge=1, le=256, description="Most examples of one request.")
+
+    max_tiles: int = Field(256, ge=1, le=4096, description="Most tiles that one input image is cut into.")
+    max_batch_images: int = Field(1000, ge=1, le=100_000, description="Most input images of one batch request.")
+    max_batch_bytes: int = Field(
+        4096 * _MIB,
+        ge=1024,
+        description="Largest body of a batch request; it is read as it is worked on, never held as a whole.",
+    )
+    url_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_hosts)] = Field(
+        (),
+        max_length=64,
+        description='Hosts from which pictures may be fetched by URL, such as "images.example.com,cdn.example.com"; '
+        "unset: none, URLs are refused.",
+    )
+    url_timeout_s: float = Field(10, gt=0, le=300, description="Seconds in which a picture must have come by URL.")
+
+    prompts: str = Field(
+        "~/.local/share/seggpt/prompts",
+        min_length=1,
+        description="Where registered prompts are kept: a folder, or what fsspec opens, such as s3://bucket/prompts.",
+    )
 
     queue_pairs: int = Field(
         64, ge=1, le=65536, description="(image, example) pairs that may wait; at least MAX_EXAMPLES."

@@ -221,12 +221,12 @@ def answers(bench: Bench) -> None:
         stream = measure.mask_stream(runner, batch)
         with torch.inference_mode():
             got = runner.forward.answers(batch.pixels[:4], layout, kinds, stream.tokens)
-            eager = runner.forward.grey(got)[1]
+            eager = runner.forward.levels(got)[1]
         runner.capture(2)
-        replayed = runner.paint(batch.pixels[:4], batch.kinds, batch.group_sizes, stream).grey
+        replayed = runner.paint(batch.pixels[:4], batch.kinds, batch.group_sizes, stream).levels
         levels = int((replayed.int() - eager.int()).abs().max())
         rows.append([f"{precision}, {runner.mode.attention}", f"{measure.relative_rms(got, truth):.1e}", str(levels)])
-    head = ("ours", "relative rms to transformers float32", "grey levels, graph to eager")
+    head = ("ours", "relative rms to transformers float32", "levels, graph to eager")
     bench.add("Answers", Table(head, rows))
 
 

@@ -117,7 +117,7 @@ def our_eager_work(runner: Runner, batch: Batch) -> Work:
     layout, stream = forward.layout(batch.group_sizes), mask_stream(runner, batch).tokens
     kinds = torch.zeros(groups, dtype=torch.int64, device=batch.pixels.device)
     pixels = batch.pixels[: groups + pairs]
-    return torch.inference_mode()(lambda: forward.grey(forward.answers(pixels, layout, kinds, stream)))
+    return torch.inference_mode()(lambda: forward.levels(forward.answers(pixels, layout, kinds, stream)))
 
 
 def mask_stream(runner: Runner, batch: Batch) -> MaskStream:

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from app.examples import example_key
-from app.images import Limits, decode_image, decode_mask, mask_to_cell, to_cell
+from app.examples import Example, example_key
+from app.images import Limits, decode_image, decode_mask
+from app.labels import BINARY
 from app.masks import encode_mask, encode_overlay, encode_soft
 from app.metrics import STAGES
+from app.preprocess import mask_to_cell, to_cell
 from app.routes.multipart import parse
 from benchmarks import servers
 from benchmarks.bodies import BOUNDARY, jpeg, mask_png, numbered, segment_request
@@ -80,7 +82,7 @@ def direct(image: bytes, example: tuple[bytes, bytes], cell: tuple[int, int], ti
 
     steps: dict[str, Callable[[], object]] = {
         "parse the form": lambda: parse(body, BOUNDARY.encode()),
-        "recognise the example": lambda: example_key(*example),
+        "recognise the example": lambda: example_key(Example(*example), "binary", BINARY),
         "decode the image": lambda: decode_image(image, _LIMITS),
         "resize the image": lambda: to_cell(picture, cell),
         "decode the mask": lambda: decode_mask(example[1], _LIMITS),

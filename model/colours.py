@@ -55,6 +55,26 @@ def grey(pred_masks: Tensor) -> Tensor:
     return colours(pred_masks).mean(dim=1)
 
 
+def levels(pred_masks: Tensor, mean: Tensor | None = None, std: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Answers as a service gives them.
+
+    Args:
+        pred_masks: (B, 3, H, W) normalised.
+        mean, std: (3, 1, 1) ImageNet's, where they are on the device already.
+
+    Returns:
+        (B,) bool, which answers are finite, and (B, H, W, 4) uint8: the painted RGB and its mean, in [0, 255]. Half
+        rounds down: "mean > 127.5", the reference's rule for one class, is then exactly "uint8 > 127".
+    """
+    if mean is None or std is None:
+        mean, std = (torch.tensor(values, device=pred_masks.device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    finite = torch.isfinite(pred_masks).flatten(1).all(dim=1)
+    painted = torch.nan_to_num(((pred_masks.to(torch.float32) * std + mean) * MAX_VALUE).clip(0, MAX_VALUE))
+    values = torch.cat((painted, painted.mean(dim=1, keepdim=True)), dim=1)
+    # Contiguous here, on the device: whoever reads it copies it pixel by pixel.
+    return finite, torch.ceil(values - 0.5).clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
+
+
 def decode_colours(painted: Tensor, palette: Tensor) -> tuple[Tensor, Tensor]:
     """Name each painted pixel after its nearest palette colour.
 

@@ -104,7 +104,7 @@ class _Recording:
     kinds: Tensor
     stream: Tensor
     finite: Tensor
-    grey: Tensor
+    levels: Tensor
 
 
 class Captured:
@@ -146,12 +146,12 @@ class Captured:
         aside.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(aside):
             for _ in range(2):
-                self._forward.grey(self._forward.answers(pixels, layout, kinds, stream))
+                self._forward.levels(self._forward.answers(pixels, layout, kinds, stream))
         torch.cuda.current_stream(self._device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            finite, grey = self._forward.grey(self._forward.answers(pixels, layout, kinds, stream))
-        self._recordings[pairs] = _Recording(graph, layout, pixels, kinds, stream, finite, grey)
+            finite, levels = self._forward.levels(self._forward.answers(pixels, layout, kinds, stream))
+        self._recordings[pairs] = _Recording(graph, layout, pixels, kinds, stream, finite, levels)
 
     @torch.inference_mode()
     def run(self, pixels: Tensor, kinds: Tensor, layout: Layout, stream: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,17 +164,17 @@ class Captured:
             stream: (T, hidden_size) float32, the mask stream.
 
         Returns:
-            (groups,) bool, which answers are finite, and (groups, H, W) uint8, the answers; the caller's own.
+            (groups,) bool, which answers are finite, and (groups, H, W, 4) uint8, their levels; the caller's own.
         """
         bucket = bucket_for(layout.pairs, self.buckets) if layout.is_one_to_one else None
         if bucket is None:
-            return self._forward.grey(self._forward.answers(pixels, layout, kinds, stream))
+            return self._forward.levels(self._forward.answers(pixels, layout, kinds, stream))
         recording = self._recordings[bucket]
         fill(recording.pixels, recording.stream, recording.layout, pixels, stream, layout)
         recording.kinds[: layout.pairs].copy_(kinds)
         recording.graph.replay()
         # Copies: the next replay writes over these.
-        return recording.finite[: layout.pairs].clone(), recording.grey[: layout.pairs].clone()
+        return recording.finite[: layout.pairs].clone(), recording.levels[: layout.pairs].clone()
 
 
 def fill(

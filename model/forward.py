@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.colours import IMAGE_MEAN, IMAGE_STD, MAX_VALUE
+from model.colours import IMAGE_MEAN, IMAGE_STD, MAX_VALUE, levels
 from model.encoder import AttentionKernel, SegGptLayer
 from model.kernels import pointwise
 from model.layout import Layout
@@ -56,7 +56,7 @@ class AnswerForward:
         embeddings, encoder, decoder = model.model.embeddings, model.model.encoder, model.decoder
         self._eps = config.layer_norm_eps
         device = embeddings.mask_token.device
-        self._colours = tuple(torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGE_STD, IMAGE_MEAN))
+        self._colours = tuple(torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
         self._pixel_means, self._patches, shift = _with_normalisation(embeddings.patch_embeddings.projection, dtype)
         upper, lower = (half.detach().float() for half in embeddings.positions())
         image, mask = (
@@ -135,20 +135,9 @@ class AnswerForward:
         _, features = self._encoded(images, layout, len(self._blocks), mask_stream)
         return self._painted(torch.cat(features, dim=-1))
 
-    def grey(self, pred_masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Answers as a service gives them.
-
-        Args:
-            pred_masks: (groups, 3, H, W) float32 from `answers`.
-
-        Returns:
-            Which answers are finite, (groups,) bool, and their mean colour, (groups, H, W) uint8.
-        """
-        std, mean = self._colours
-        finite = torch.isfinite(pred_masks).flatten(1).all(dim=1)
-        values = torch.nan_to_num(((pred_masks * std + mean) * MAX_VALUE).clip(0, MAX_VALUE).mean(dim=1))
-        # Half rounds down: "mean > 127.5", the reference's rule for one class, is then exactly "uint8 > 127".
-        return finite, torch.ceil(values - 0.5).clamp(0, 255).to(torch.uint8)
+    def levels(self, pred_masks: Tensor) -> tuple[Tensor, Tensor]:
+        """`model.colours.levels` of what `answers` gives, with constants that are on the device already."""
+        return levels(pred_masks, *self._colours)
 
     def _embedded(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, tokens, hidden_size): patches, projected."""

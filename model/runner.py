@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.colours import grey, normalise
+from model.colours import levels, normalise
 from model.cuda import Captured, Staged, Staging, kinds_of, prepare
 from model.encoder import MaskStream
 from model.forward import AnswerForward
@@ -26,11 +26,12 @@ class Painted:
 
     Args:
         finite: (groups,) bool: whether all of an answer's numbers are.
-        grey: (groups, H, W) uint8, the mean of the painted colours; more than 127 is foreground at a threshold of 0.5.
+        levels: (groups, H, W, 4) uint8, the painted RGB and its mean; a mean of more than 127 is foreground at a
+            threshold of 0.5.
     """
 
     finite: Tensor
-    grey: Tensor
+    levels: Tensor
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,7 @@ class Runner:
             answer_only=True,
             mask_stream=mask_stream,
         ).pred_masks
-        values = torch.nan_to_num(grey(pred_masks))
-        # Half rounds down: "mean > 127.5", the reference's rule for one class, is then exactly "uint8 > 127".
-        answers = torch.ceil(values - 0.5).clamp(0, 255).to(torch.uint8)
-        return Painted(torch.isfinite(pred_masks).flatten(1).all(dim=1), answers)
+        return Painted(*levels(pred_masks))
 
     def synchronise(self) -> None:
         """Wait until the device has done all that it was given."""

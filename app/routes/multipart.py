@@ -1,7 +1,7 @@
-"""multipart/form-data in memory: a whole body's bytes -> its parts, by python-multipart's parser.
+"""multipart/form-data in memory: bytes -> parts, by python-multipart's parser.
 
-How many bytes a body may have is settled before (`app.middleware`), so nothing is spooled to disk, and the parser gets
-the body in one piece, in which it finds boundaries at memory speed.
+The bytes come as a whole body or in pieces; how many a body may have is settled before (`app.middleware`,
+`app.routes.streaming`), so nothing is spooled to disk. In one piece the parser finds boundaries at memory speed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ class Part:
         filename: None for a text field.
         content: its bytes.
         content_type: what the part says of itself, or "".
+        is_dropped: it had more bytes than one file may have, so `content` is empty.
     """
 
     name: str
     filename: str | None
     content: bytes
     content_type: str = ""
+    is_dropped: bool = False
 
 
 def boundary_of(content_type: str) -> bytes:
@@ -57,72 +59,132 @@ def parse(body: bytes, boundary: bytes) -> list[Part]:
     Raises:
         MalformedMultipart: it is no form, has no end, a part without a name, or more or longer parts than are allowed.
     """
-    reader = _Reader()
-    try:
-        parser = MultipartParser(boundary, reader.callbacks())
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise _malformed(str(error)) from error
-    if not reader.is_complete:
-        raise _malformed("its last boundary is missing")
-    return reader.parts
+    parser = FormParser(boundary)
+    parser.write(body)
+    parser.close()
+    return parser.take()
 
 
-class _Reader:
-    """Collects what the parser finds."""
+class FormParser:
+    """Reads a form piece by piece.
 
-    def __init__(self) -> None:
-        self.parts: list[Part] = []
-        self.is_complete = False
+    Args:
+        boundary: what separates the parts.
+        most_parts: more are refused.
+        most_file_bytes: a longer file is dropped while it is read, and the others go on; None allows all.
+
+    Raises:
+        MalformedMultipart: `boundary` is too long.
+    """
+
+    def __init__(self, boundary: bytes, *, most_parts: int = MOST_PARTS, most_file_bytes: int | None = None) -> None:
+        self._most_parts = most_parts
+        self._most_file_bytes = most_file_bytes
+        self._finished: list[Part] = []
+        self._begun = 0
+        self._is_complete = False
         self._headers: dict[bytes, bytes] = {}
-        self._name = self._value = b""
-        self._content: list[bytes] = []
+        self._header = self._value = b""
+        self._name = self._content_type = ""
+        self._filename: str | None = None
+        self._content: bytes | bytearray = b""
+        self._is_dropped = False
+        self.pending_bytes = 0
+        """Bytes held of the part that has begun and not ended."""
+        try:
+            self._parser = MultipartParser(boundary, self._callbacks())
+        except FormParserError as error:
+            raise _malformed(str(error)) from error
 
-    def callbacks(self) -> MultipartCallbacks:
+    def write(self, data: bytes) -> None:
+        """Read on. When it raises, the parts before the fault can still be taken.
+
+        Raises:
+            MalformedMultipart: it is no form, has a part without a name, or more or longer parts than are allowed.
+        """
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise _malformed(str(error)) from error
+
+    def take(self) -> list[Part]:
+        """The parts that ended since the last time, in order."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    def close(self) -> None:
+        """Nothing more comes.
+
+        Raises:
+            MalformedMultipart: the form has no end.
+        """
+        if not self._is_complete:
+            raise _malformed("its last boundary is missing")
+
+    def drop(self) -> None:
+        """Give up the content of the part that has begun."""
+        self._is_dropped = True
+        self._content, self.pending_bytes = b"", 0
+
+    def _callbacks(self) -> MultipartCallbacks:
         """What the parser calls, by its names."""
         return {
             "on_part_begin": self._begin,
             "on_header_field": self._header_name,
             "on_header_value": self._header_value,
             "on_header_end": self._header_end,
+            "on_headers_finished": self._open,
             "on_part_data": self._data,
             "on_part_end": self._end,
             "on_end": self._complete,
         }
 
     def _begin(self) -> None:
-        if len(self.parts) == MOST_PARTS:
-            raise _malformed(f"it has more than {MOST_PARTS} parts")
-        self._headers, self._content = {}, []
+        if self._begun == self._most_parts:
+            raise _malformed(f"it has more than {self._most_parts} parts")
+        self._begun += 1
+        self._headers, self._content = {}, b""
+        self._is_dropped, self.pending_bytes = False, 0
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
+        self._header += data[start:end]
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
 
     def _header_end(self) -> None:
-        self._headers[self._name.lower()] = self._value
-        self._name = self._value = b""
+        self._headers[self._header.lower()] = self._value
+        self._header = self._value = b""
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        self._content.append(data[start:end])
-
-    def _end(self) -> None:
+    def _open(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         if b"name" not in options:
             raise _malformed('the Content-Disposition header field "name" must be provided')
         filename = options.get(b"filename")
-        content = b"".join(self._content)
-        if filename is None and len(content) > MOST_TEXT_BYTES:
+        self._name, self._filename = _text(options[b"name"]), None if filename is None else _text(filename)
+        self._content_type = self._headers.get(b"content-type", b"").decode("latin-1")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_dropped:
+            return
+        self.pending_bytes += end - start
+        if self._filename is None and self.pending_bytes > MOST_TEXT_BYTES:
             raise _malformed(f"a text field has more than {MOST_TEXT_BYTES} bytes")
-        content_type = self._headers.get(b"content-type", b"").decode("latin-1")
-        name, file = _text(options[b"name"]), None if filename is None else _text(filename)
-        self.parts.append(Part(name, file, content, content_type))
+        if self._most_file_bytes is not None and self.pending_bytes > self._most_file_bytes:
+            self.drop()
+        elif not self._content:
+            self._content = data[start:end]  # all of it when the body comes in one piece, and never copied again
+        else:
+            self._content = self._content if isinstance(self._content, bytearray) else bytearray(self._content)
+            self._content += data[start:end]
+
+    def _end(self) -> None:
+        content = bytes(self._content)
+        self._content, self.pending_bytes = b"", 0
+        self._finished.append(Part(self._name, self._filename, content, self._content_type, self._is_dropped))
 
     def _complete(self) -> None:
-        self.is_complete = True
+        self._is_complete = True
 
 
 def _text(data: bytes) -> str:

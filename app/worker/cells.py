@@ -1,10 +1,10 @@
 """Shared memory between the HTTP process and the worker processes: a fixed number of pictures.
 
-One mapping holds `count` cells of (h, w, 3) uint8 and, behind them, `count` answer planes of (h, w) uint8. A request
-takes 1 + 2N cells (the input image and N examples); its answer goes to the plane whose index is its input cell's, so
-planes need no list of their own. The answer does not share the input's bytes: a worker that dies while it writes an
-answer must leave the pixels whole, because the request is then run again. Planes that are never input cells are
-never touched and so cost no memory.
+One mapping holds `count` cells of (h, w, 3) uint8 and, behind them, `count` answers of (h, w, 4) uint8. A request
+takes 1 + 2N cells (the input image and N examples); its answer goes to the place whose index is its input cell's, so
+those places need no list of their own. The answer does not share the input's bytes: a worker that dies while it writes
+an answer must leave the pixels whole, because the request is then run again. Places of cells that never hold an input
+image are never touched and so cost no memory.
 
 The mapping is an anonymous file whose descriptor the children inherit. It is not in /dev/shm, which container
 runtimes limit to 64 MB. Which cells are free is known to the HTTP process only.
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 _CHANNELS = 3
+_LEVELS = 4
 
 
 class CellMemory:
@@ -44,13 +45,13 @@ class CellMemory:
         split = count * picture * _CHANNELS
         #: (count, h, w, 3) uint8 RGB in [0, 255]
         self.pixels: Pixels = everything[:split].reshape(count, *shape, _CHANNELS)
-        #: (count, h, w) uint8 grey in [0, 255]
-        self.answers: Pixels = everything[split:].reshape(count, *shape)
+        #: (count, h, w, 4) uint8 painted RGB and its mean, in [0, 255]
+        self.answers: Pixels = everything[split:].reshape(count, *shape, _LEVELS)
 
 
 def memory_bytes(count: int, shape: tuple[int, int]) -> int:
-    """Size of the mapping of `count` cells of `shape` (height, width), planes included."""
-    return count * shape[0] * shape[1] * (_CHANNELS + 1)
+    """Size of the mapping of `count` cells of `shape` (height, width), answers included."""
+    return count * shape[0] * shape[1] * (_CHANNELS + _LEVELS)
 
 
 class Cells(CellMemory):

@@ -192,12 +192,12 @@ class Engine:
         answer = self._forward(pixels, groups, missing)
         self._runner.synchronise()
         painted = time.perf_counter()
-        finite, greys = answer.finite.tolist(), answer.grey.cpu().numpy()
+        finite, levels = answer.finite.tolist(), answer.levels.cpu().numpy()
         statuses: list[Status] = []
-        for group, is_finite, grey in zip(groups, finite, greys, strict=True):
+        for group, is_finite, painted_levels in zip(groups, finite, levels, strict=True):
             statuses.append("done" if is_finite else "not-finite")
             if is_finite:
-                self._memory.answers[group.cells.input_cell] = grey
+                self._memory.answers[group.cells.input_cell] = painted_levels
             else:
                 self._prompts.forget(group)
         forward_ms = (painted - copied) * 1000

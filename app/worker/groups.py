@@ -16,14 +16,14 @@ class Answer:
     """What one request gets from the device.
 
     Args:
-        grey: (h, w) uint8 in [0, 255], its own copy; more than 127 is foreground at a threshold of 0.5.
+        levels: (h, w, 4) uint8 in [0, 255], its own copy: the painted RGB, and its mean, the grey answer.
         queue_ms: from being ready for the device to being bound to it.
         forward_ms: copying to the device and the network, of the whole batch.
         postprocess_ms: colours to grey and copying back, of the whole batch.
         batch_pairs: pairs of the batch that it ran in.
     """
 
-    grey: Pixels
+    levels: Pixels
     queue_ms: float
     forward_ms: float
     postprocess_ms: float

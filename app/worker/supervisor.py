@@ -317,7 +317,7 @@ class Supervisor:
             logger.error("worker %s: an answer is not finite", self.device)
             return InternalProblem("the network's answer is not finite")
         return Answer(
-            grey=self._cells.answers[group.cells.input_cell].copy(),
+            levels=self._cells.answers[group.cells.input_cell].copy(),
             queue_ms=(group.bound_at - group.enqueued_at) * 1000,
             forward_ms=message.copy_ms + message.forward_ms,
             postprocess_ms=message.postprocess_ms,

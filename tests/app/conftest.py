@@ -105,6 +105,7 @@ def running_server(log: Path, **settings: object) -> Iterator[RunningServer]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SEGGPT_")}
     # float32 by name: what "auto" takes depends on the machine, and the oracles compute in float32.
     environment |= {"SEGGPT_PORT": str(port), "SEGGPT_DEVICES": "cpu", "SEGGPT_DTYPE": "float32"}
+    environment["SEGGPT_PROMPTS"] = str(log.with_name("prompts"))  # never the home of whoever runs the tests
     environment |= {f"SEGGPT_{name.upper()}": str(value) for name, value in settings.items()}
     with log.open("wb") as file:
         process = subprocess.Popen([sys.executable, "-m", "app"], cwd=ROOT, env=environment, stderr=file)

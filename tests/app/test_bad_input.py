@@ -78,10 +78,22 @@ def test_a_mask_whose_foreground_vanishes_at_the_network_s_size(server: RunningS
     is_problem(answer, "empty-mask", 422, "prompt_mask[0]", "64x48")
 
 
-@pytest.mark.parametrize("missing", ["image", "prompt_image", "prompt_mask"])
-def test_a_missing_field(server: RunningServer, missing: str) -> None:
+@pytest.mark.parametrize(
+    ("missing", "slug", "said"),
+    [
+        ("image", "invalid-request", "image"),
+        ("prompt_image", "example-count", "0 prompt images and 1 prompt masks"),
+        ("prompt_mask", "example-count", "1 prompt images and 0 prompt masks"),
+    ],
+)
+def test_a_missing_field(server: RunningServer, missing: str, slug: str, said: str) -> None:
     files = [entry for entry in form(1) if entry[0] != missing]
-    is_problem(server.client.post("/v1/segment", files=files), "invalid-request", 422, missing)
+    is_problem(server.client.post("/v1/segment", files=files), slug, 422, said)
+
+
+def test_nothing_to_look_for(server: RunningServer) -> None:
+    answer = server.client.post("/v1/segment", files=form(1)[:1])
+    is_problem(answer, "example-count", 422, "no example", "prompt")
 
 
 def test_a_mask_too_few(server: RunningServer) -> None:
@@ -125,9 +137,9 @@ def test_text_where_a_file_belongs(server: RunningServer) -> None:
     is_problem(answer, "invalid-request", 422, "image")
 
 
-def test_a_body_that_is_not_multipart(server: RunningServer) -> None:
-    answer = server.client.post("/v1/segment", json={"image": "street.jpg"})
-    is_problem(answer, "unsupported-media-type", 415, "application/json", "multipart/form-data")
+def test_a_body_that_is_neither_multipart_nor_json(server: RunningServer) -> None:
+    answer = server.client.post("/v1/segment", content=b"image=street.jpg", headers={"Content-Type": "text/plain"})
+    is_problem(answer, "unsupported-media-type", 415, "text/plain", "multipart/form-data", "application/json")
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ async def test_a_worker_takes_everything_that_fits_in_order(batcher: Batcher):
     assert sizes(batcher.take(4)) == [1]
     assert batcher.take(4) == []
     finish(batcher, groups)
-    assert [(await task).grey[0, 0] for task in tasks[:3]] == [1, 2, 1]
+    assert [(await task).levels[0, 0] for task in tasks[:3]] == [1, 2, 1]
     batcher.fail_all(WorkerLost("the test is over"))
     with pytest.raises(WorkerLost):
         await tasks[3]

@@ -10,8 +10,13 @@ import httpx
 import numpy as np
 import pytest
 
-from app.examples import ExampleCache, KnownExample, example_key, prompt_name
+from app.examples import Example, ExampleCache, KnownExample, example_key, prompt_name
+from app.labels import BINARY, parse_labels
 from tests.app.conftest import RunningServer, decoded, disc, encoded, form, picture, running_server
+
+
+def key(image: bytes, mask: bytes) -> bytes:
+    return example_key(Example(image, mask), "binary", BINARY)
 
 
 def example(value: int, side: int = 4) -> KnownExample:
@@ -158,10 +163,19 @@ def test_an_example_larger_than_the_cache_is_not_kept_and_evicts_nothing() -> No
 
 @pytest.mark.parametrize("other", [(b"ab", b"c"), (b"", b"abc"), (b"abc", b""), (b"a", b"cb")])
 def test_a_key_is_of_both_files_and_of_where_one_ends(other: tuple[bytes, bytes]) -> None:
-    assert example_key(b"a", b"bc") == example_key(b"a", b"bc")
-    assert example_key(*other) != example_key(b"a", b"bc")
+    assert key(b"a", b"bc") == key(b"a", b"bc")
+    assert key(*other) != key(b"a", b"bc")
+
+
+def test_a_key_tells_what_the_masks_values_mean() -> None:
+    example = Example(b"image", b"mask")
+    one, other = parse_labels('["cat"]', "index"), parse_labels('[{"name": "cat", "index": 2}]', "index")
+    binary = example_key(example, "binary", BINARY)
+    assert len({binary, example_key(example, "index", one), example_key(example, "index", other)}) == 3
+    assert example_key(example, "binary", parse_labels('["cat"]', "binary")) == binary
 
 
 def test_a_prompts_name_is_of_its_examples_in_their_order() -> None:
-    one, two = example_key(b"1", b"1"), example_key(b"2", b"2")
-    assert len({prompt_name(keys) for keys in ([one], [two], [one, two], [two, one], [one, one])}) == 5
+    one, two = key(b"1", b"1"), key(b"2", b"2")
+    lists = ([one], [two], [one, two], [two, one], [one, one])
+    assert len({prompt_name(keys, ensemble) for keys in lists for ensemble in ("feature", "spatial")}) == 10

@@ -26,9 +26,8 @@ from app.images import (
     check_header,
     decode_image,
     decode_mask,
-    mask_to_cell,
-    to_cell,
 )
+from app.preprocess import mask_to_cell, to_cell
 from tests.app.files import LIMITS, ORIENTATION, blob, encode, exif, object_of, scene
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")

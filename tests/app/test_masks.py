@@ -11,10 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.masks import binarise, encode_mask, encode_overlay, encode_soft, upsample_nearest
+from app.labels import Label, Labels, palette
+from app.masks import (
+    binarise,
+    encode_colour,
+    encode_index,
+    encode_mask,
+    encode_overlay,
+    encode_soft,
+    upsample_nearest,
+)
+from app.overlays import LEAST_LEGEND_WIDTH, encode_classes_overlay
 
 Grey = np.ndarray[Any, np.dtype[np.uint8]]
 SIDES = st.integers(1, 700)
+THREE: Labels = (Label(1, "cat", (255, 0, 0)), Label(7, "dog", (0, 255, 0)), Label(255, "sky", (10, 20, 30)))
 
 
 def noise(height: int, width: int, seed: int = 0) -> Grey:
@@ -106,8 +117,11 @@ def test_outputs_carry_no_metadata() -> None:
         encode_mask(grey, (20, 20), 0.5),
         encode_soft(grey, (20, 20)),
         encode_overlay(image, grey, 0.5),
+        encode_colour(grey, (20, 20), THREE),
+        encode_classes_overlay(image, grey, THREE),
     ):
         assert chunks(data) == [b"IHDR", b"IDAT", b"IEND"]
+    assert chunks(encode_index(grey, (20, 20), THREE)) == [b"IHDR", b"PLTE", b"IDAT", b"IEND"]
     assert image.info["comment"] == "secret"
 
 
@@ -117,3 +131,131 @@ def test_a_large_mask_is_a_small_file() -> None:
     data = encode_mask(disc, (3000, 4000), 0.5)
     assert len(data) < 25_000  # 12 million pixels
     np.testing.assert_array_equal(decode(data)[1], upsample_nearest(disc, (3000, 4000)))
+
+
+def classes_of(height: int, width: int, *, is_coarse: bool) -> Grey:
+    """Indices of `THREE` and the background: noise, or four bands with the background on the left."""
+    values = np.array([0, 1, 7, 255], np.uint8)
+    if is_coarse:
+        return np.tile(values[np.arange(width) * 4 // width], (height, 1))
+    return np.random.default_rng(height * width).choice(values, (height, width))
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 300), st.integers(1, 300), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_index_and_colour_pictures_decode_to_the_upsampled_classes(
+    inner_h: int, inner_w: int, outer_h: int, outer_w: int, is_coarse: bool
+) -> None:
+    index, size = classes_of(inner_h, inner_w, is_coarse=is_coarse), (outer_h, outer_w)
+    large = by_torch(index, size)
+    picture = Image.open(io.BytesIO(encode_index(index, size, THREE)))
+    assert picture.mode == "P"
+    np.testing.assert_array_equal(np.asarray(picture), large)
+    table = np.zeros((256, 3), np.uint8)
+    for label in THREE:
+        table[label.index] = label.colour
+    np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), table[large])
+    mode, colours = decode(encode_colour(index, size, THREE))
+    assert mode == "RGB"
+    np.testing.assert_array_equal(colours, table[large])
+
+
+@pytest.mark.parametrize("size", [(3, 500), (64, 64), (65, 7), (300, 200), (2000, 900)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_numbers_without_labels_have_colours_of_their_own_or_16_bits(size: tuple[int, int], dtype: Any) -> None:
+    highest = np.iinfo(dtype).max
+    numbers = np.random.default_rng(1).integers(0, highest, (37, 41), dtype=dtype, endpoint=True)
+    numbers[0, 0] = highest
+    picture = Image.open(io.BytesIO(encode_index(numbers, size, None)))
+    rows, columns = (
+        torch.nn.functional.interpolate(torch.arange(inner)[None, None].float(), size=outer)[0, 0].long().numpy()
+        for inner, outer in zip(numbers.shape, size, strict=True)
+    )
+    np.testing.assert_array_equal(np.asarray(picture), numbers[rows][:, columns])
+    if dtype == np.uint8:
+        np.testing.assert_array_equal(np.array(picture.getpalette()).reshape(-1, 3), palette(255))
+
+
+def test_few_numbers_in_16_bits_are_an_8_bit_picture() -> None:
+    picture = Image.open(io.BytesIO(encode_index(np.array([[0, 1, 2]], np.uint16), (4, 9), None)))
+    assert picture.mode == "P"
+    assert np.asarray(picture)[0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_large_picture_of_classes_is_a_small_file() -> None:
+    y, x = np.mgrid[0:448, 0:448]
+    index = np.array([0, 1, 7, 255], np.uint8)[(np.hypot(y - 200, x - 220) // 60).clip(0, 3).astype(int)]
+    large = upsample_nearest(index, (3000, 4000))
+    for encoded in (encode_index(index, (3000, 4000), THREE), encode_colour(index, (3000, 4000), THREE)):
+        assert len(encoded) < 100_000  # 12 million pixels
+    np.testing.assert_array_equal(decode(encode_index(index, (3000, 4000), THREE))[1], large)
+
+
+@pytest.mark.parametrize("size", [(60, 80), (300, 200), (64, 49), (1, 700), (900, 1000)])
+@pytest.mark.parametrize("is_coarse", [True, False])
+def test_an_overlay_of_classes_darkens_the_background_and_tints_the_rest(
+    size: tuple[int, int], is_coarse: bool
+) -> None:
+    height, width = size
+    index = classes_of(20, 24, is_coarse=is_coarse)
+    large = by_torch(index, size)
+    pixels = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
+    mode, overlay = decode(encode_classes_overlay(Image.fromarray(pixels), index, THREE))
+    assert mode == "RGB"
+    assert overlay.shape[1] == width
+    picture = overlay[:height].astype(int)
+    background = large == 0
+    np.testing.assert_array_equal(picture[background], (pixels[background] * 0.55).astype(int))
+    line = max(1, min(size) // 350)
+    around = np.pad(large, line, mode="edge")
+    is_edge = np.zeros(size, bool)
+    for down, right in ((-line, 0), (line, 0), (0, -line), (0, line)):
+        is_edge |= around[line + down :, line + right :][:height, :width] != large
+    for label in THREE:
+        own = large == label.index
+        inside = (pixels[own & ~is_edge].astype(int) + label.colour) / 2
+        assert abs(picture[own & ~is_edge] - inside).max(initial=0) <= 1
+        assert (picture[own & is_edge] == label.colour).all()
+
+
+def test_the_legend_is_below_the_picture_and_shows_the_classes_that_are_there() -> None:
+    index = np.array([[0, 1], [0, 255]], np.uint8)
+    image = Image.fromarray(np.full((90, 400, 3), 200, np.uint8))
+    _, overlay = decode(encode_classes_overlay(image, index, THREE))
+    legend = overlay[90:]
+    assert 12 < len(legend) < 40
+    counts = {label.name: int((legend == label.colour).all(axis=2).sum()) for label in THREE}
+    assert counts["cat"] > 50
+    assert counts["sky"] > 50
+    assert counts["dog"] == 0
+    assert legend.max(axis=2)[1:, 300:].max() < 40, "two short names leave the right side empty"
+
+
+def test_many_and_long_and_foreign_names_take_more_rows_and_stay_inside() -> None:
+    names = [
+        "x" * 100,
+        "a name of some length",
+        "Stra\u00dfe",
+        "\u732b",
+        "caf\u00e9",
+        *(f"class {n}" for n in range(59)),
+    ]
+    labels = tuple(Label(n, name, (n, 255, 255 - n)) for n, name in enumerate(names, start=1))
+    index = np.arange(65, dtype=np.uint8).reshape(5, 13)
+    heights = []
+    for width in (LEAST_LEGEND_WIDTH, 200, 1000):
+        image = Image.fromarray(np.zeros((100, width, 3), np.uint8))
+        _, overlay = decode(encode_classes_overlay(image, index, labels))
+        heights.append(len(overlay) - 100)
+        for label in labels:
+            assert (overlay[100:] == label.colour).all(axis=2).any(), label.name
+        assert (overlay[101:, -4:].max(axis=2) < 40).all(), "nothing runs over the edge"
+    assert heights == sorted(heights, reverse=True)
+
+
+def test_a_picture_without_classes_says_so_and_a_narrow_one_has_no_legend() -> None:
+    nothing = np.zeros((4, 4), np.uint8)
+    _, overlay = decode(encode_classes_overlay(Image.fromarray(np.zeros((50, 200, 3), np.uint8)), nothing, THREE))
+    assert (overlay[50:].min(axis=2) > 100).any()
+    narrow = Image.fromarray(np.zeros((50, LEAST_LEGEND_WIDTH - 1, 3), np.uint8))
+    assert decode(encode_classes_overlay(narrow, nothing, THREE))[1].shape == (50, LEAST_LEGEND_WIDTH - 1, 3)

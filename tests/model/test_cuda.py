@@ -47,7 +47,7 @@ def answer(runner: Runner, pixels: torch.Tensor, sizes, types) -> tuple[list[boo
     staged = runner.stage(pixels, range(groups + 2 * pairs)).ready()
     stream = runner.mask_stream(staged[groups + pairs :], types, sizes)
     painted = runner.paint(staged[: groups + pairs], types, sizes, stream)
-    return painted.finite.tolist(), painted.grey.cpu()
+    return painted.finite.tolist(), painted.levels[..., 3].cpu()
 
 
 def assert_close(got: torch.Tensor, wanted: torch.Tensor, levels: int) -> None:
@@ -170,4 +170,4 @@ def test_a_replay_answers_the_batch_that_it_was_given(model, pixels):
         stream = runner.mask_stream(rows[2:], ("instance",), (1,))
         painted.append(runner.paint(rows[:2], ("instance",), (1,), stream))
     for got, right in zip(painted, wanted, strict=True):
-        assert_close(got.grey.cpu(), right, levels=1)
+        assert_close(got.levels[..., 3].cpu(), right, levels=1)

@@ -99,7 +99,8 @@ def test_grey_is_the_mean_colour_and_says_which_answers_are_finite():
     forward = AnswerForward(network(TINY), torch.float32, list(kernels_of(network(TINY))))
     painted = torch.randn(3, 3, *TINY.half_size, generator=torch.Generator().manual_seed(0)) * 2
     painted[1, 0, 5, 7] = torch.nan
-    finite, answers = forward.grey(painted)
+    finite, levels = forward.levels(painted)
+    answers = levels[..., 3]
     assert finite.tolist() == [True, False, True]
     assert torch.equal(answers[[0, 2]], torch.ceil(grey(painted[[0, 2]]) - 0.5).to(torch.uint8))
 

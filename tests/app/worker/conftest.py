@@ -20,7 +20,7 @@ from app.worker.groups import Answer
 from app.worker.messages import Configure
 from app.worker.supervisor import Supervisor, configure
 from model.checkpoint import Checkpoint, load, resolve, save
-from model.colours import grey, normalise
+from model.colours import colours, grey, normalise
 from model.config import SegGptConfig
 from model.seggpt import SegGptForImageSegmentation
 
@@ -83,18 +83,19 @@ class Pictures:
 
     @torch.inference_mode()
     def alone(self, model: SegGptForImageSegmentation, embedding_type: str = "instance") -> Pixels:
-        """The answer of a forward of nothing but these, by another way than the engine's: (h, w) uint8."""
+        """The answer of a forward of nothing but these, by another way than the engine's: (h, w, 4) uint8."""
         columns = [[self.image] * len(self.examples), *zip(*self.examples, strict=True)]
         rows = [normalise(torch.from_numpy(np.stack(column)), torch.float32) for column in columns]
         painted = model(*rows, embedding_type=embedding_type, group_sizes=[len(self.examples)], answer_only=True)
-        return np.ceil(grey(painted.pred_masks)[0].numpy() - 0.5).astype(np.uint8)
+        channels = [*colours(painted.pred_masks)[0], grey(painted.pred_masks)[0]]
+        return np.ceil(np.stack([channel.numpy() for channel in channels], axis=-1) - 0.5).astype(np.uint8)
 
 
-def assert_same(grey: Pixels, expected: Pixels) -> None:
+def assert_same(levels: Pixels, expected: Pixels) -> None:
     """Equal up to one level where float noise decides a rounding; and not constant, which would show nothing."""
-    assert grey.dtype == np.uint8
-    assert np.abs(grey.astype(int) - expected.astype(int)).max() <= 1
-    assert (grey == expected).mean() > 0.999
+    assert levels.dtype == np.uint8
+    assert np.abs(levels.astype(int) - expected.astype(int)).max() <= 1
+    assert (levels == expected).mean() > 0.999
     assert expected.std() > 1
 
 

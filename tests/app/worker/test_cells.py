@@ -28,7 +28,7 @@ def test_cells_and_answer_planes_do_not_overlap(cells: Cells):
         assert (cells.pixels[index] == index + 1).all()
         assert (cells.answers[index] == index + 101).all()
     assert cells.pixels.shape == (5, 4, 6, 3)
-    assert cells.answers.shape == (5, 4, 6)
+    assert cells.answers.shape == (5, 4, 6, 4)
 
 
 def test_another_mapping_of_the_same_file_sees_the_same_pixels(cells: Cells):

@@ -57,7 +57,7 @@ async def test_requests_of_every_kind_at_once_get_the_answers_that_they_get_alon
         assert house.supervisor.info is None
         answers = await asyncio.gather(*(house.ask(pictures, kind) for pictures, kind in requests))
         for (pictures, kind), answer in zip(requests, answers, strict=True):
-            assert_same(answer.grey, pictures.alone(model, kind))
+            assert_same(answer.levels, pictures.alone(model, kind))
             assert answer.queue_ms > 0
             assert answer.forward_ms > 0
             assert answer.postprocess_ms > 0
@@ -70,7 +70,7 @@ async def test_requests_of_every_kind_at_once_get_the_answers_that_they_get_alon
         answers = await asyncio.gather(*(house.ask(pictures, kind) for pictures, kind in requests))
         assert [answer.batch_pairs for answer in answers] == [7, 7, 7, 7, 6, 6, 6]
         for (pictures, kind), answer in zip(requests, answers, strict=True):
-            assert_same(answer.grey, pictures.alone(model, kind))
+            assert_same(answer.levels, pictures.alone(model, kind))
 
         alone = await house.ask(Pictures(50, 12))
         assert alone.batch_pairs == 12
@@ -106,7 +106,7 @@ async def test_a_request_whose_worker_is_killed_while_it_runs_is_run_again_and_a
         house.signal_worker(signal.SIGKILL)
         await house.until(lambda: not house.supervisor.ready)
         for pictures, answer in zip(requests, await asyncio.gather(*asking), strict=True):
-            assert_same(answer.grey, pictures.alone(model))
+            assert_same(answer.levels, pictures.alone(model))
         assert house.supervisor.ready
         assert house.supervisor.pid not in (first, None)
         assert metric(house, "seggpt_worker_restarts_total") == 1
@@ -128,8 +128,8 @@ async def test_a_request_that_kills_two_workers_is_answered_and_takes_no_other_w
         )
         with pytest.raises(WorkerLost):
             await poison
-        assert_same((await before).grey, Pictures(1, 1).alone(model))
-        assert_same((await after).grey, Pictures(3, 2).alone(model))
+        assert_same((await before).levels, Pictures(1, 1).alone(model))
+        assert_same((await after).levels, Pictures(3, 2).alone(model))
         assert batcher.deaths == 0
     assert cells.free == cells.count
 
@@ -153,7 +153,7 @@ async def test_a_worker_that_hangs_is_killed_and_its_request_answered_by_the_nex
         first = house.supervisor.pid
         house.signal_worker(signal.SIGSTOP)
         answer = await house.ask(Pictures(0))
-        assert_same(answer.grey, Pictures(0).alone(model))
+        assert_same(answer.levels, Pictures(0).alone(model))
         assert house.supervisor.pid != first
 
 
@@ -325,5 +325,5 @@ async def test_two_workers_share_one_queue(checkpoint: Checkpoint, cells: Cells,
         await house.until(lambda: sum(task.done() for task in asking) >= 2)
         house.signal_worker(signal.SIGCONT)
         for pictures, answer in zip(requests, await asyncio.gather(*asking), strict=True):
-            assert_same(answer.grey, pictures.alone(model))
+            assert_same(answer.levels, pictures.alone(model))
         await other.stop(grace_s=20)

@@ -1,0 +1,115 @@
+"""Pictures and masks -> cells, the small pictures that the network takes. Sizes are (height, width).
+
+Pillow resizes; numpy sees only what is small already.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.errors import InvalidLabels
+from app.labels import Labels, hexadecimal, palette
+
+_VOID: Final = 255  # what PASCAL VOC and its followers write around things
+
+
+def to_cell(
+    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> NDArray[np.uint8]:
+    """Resize a picture for the network, bicubic, as the reference does it (the aspect is not kept).
+
+    Args:
+        image: mode "RGB".
+        size: (h, w) of the cell.
+        box: left, top, right, bottom of the part that is meant, in pixels; None is the whole.
+
+    Returns:
+        (h, w, 3) uint8, RGB in [0, 255].
+    """
+    height, width = size
+    # Neither reducing_gap nor draft: both are faster and change pixels.
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box))
+
+
+def mask_to_cell(mask: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a mask for the network, nearest pixel centre, white on black.
+
+    Args:
+        mask: mode "L", 0 and 255.
+        size: (h, w) of the cell.
+
+    Returns:
+        (h, w, 3) uint8, 0 and 255.
+    """
+    height, width = size
+    grey = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def class_mask_to_cell(
+    mask: Image.Image, size: tuple[int, int], labels: Labels, field: str = "prompt_mask"
+) -> NDArray[np.uint8]:
+    """Resize a mask for the network, nearest pixel centre, in the colours of `labels.palette`.
+
+    Args:
+        mask: mode "L" with the labels' indices, or mode "RGB" with their colours. 0, 255 and black are the background
+            unless they are a label's.
+        size: (h, w) of the cell.
+        labels: the classes.
+        field: the form field, for problems.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+
+    Raises:
+        InvalidLabels: a pixel has an index or a colour that is no label's.
+    """
+    height, width = size
+    small = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
+    if mask.mode == "RGB":
+        codes = (small.astype(np.uint32) * np.array([1 << 16, 1 << 8, 1], np.uint32)).sum(axis=2, dtype=np.uint32)
+        known = {0: 0, **{int.from_bytes(bytes(label.colour)): place for place, label in enumerate(labels, start=1)}}
+    else:
+        codes = small.astype(np.uint32)
+        known = {0: 0, _VOID: 0, **{label.index: place for place, label in enumerate(labels, start=1)}}
+    values, inverse = np.unique(codes, return_inverse=True)
+    unknown = [int(value) for value in values if int(value) not in known]
+    if unknown:
+        shown, allowed = (
+            (f"the colour #{unknown[0]:06x}", [hexadecimal(label.colour) for label in labels])
+            if mask.mode == "RGB"
+            else (f"the index {unknown[0]}", [str(label.index) for label in labels])
+        )
+        raise InvalidLabels(f"{field}: got {shown}; `labels` has {', '.join(allowed)}", field=field)
+    places = np.array([known[int(value)] for value in values], np.uint8)[inverse.reshape(small.shape[:2])]
+    return palette(len(labels))[places]
+
+
+def stitched(pictures: Sequence[NDArray[np.uint8]], *, are_masks: bool) -> NDArray[np.uint8]:
+    """Several pictures as the tiles of one, for the spatial ensemble: the smallest square grid, filled from the first.
+
+    Args:
+        pictures: (h, w, 3) uint8 each.
+        are_masks: resize to the nearest pixel, so that colours stay what they mean; else bicubic.
+
+    Returns:
+        (h, w, 3) uint8.
+
+    Source:
+        SegGPT, arXiv:2304.03284, section 3.3: "multiple examples are concatenated in n x n grid and then subsampled to
+        the same size as a single example".
+    """
+    side = math.isqrt(len(pictures) - 1) + 1
+    if side == 1:
+        return pictures[0]
+    height, width = pictures[0].shape[:2]
+    filled = [pictures[number % len(pictures)] for number in range(side * side)]
+    rows = [np.concatenate(filled[row * side : (row + 1) * side], axis=1) for row in range(side)]
+    resample = Image.Resampling.NEAREST if are_masks else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(np.concatenate(rows)).resize((width, height), resample))
