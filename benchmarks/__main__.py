@@ -5,6 +5,8 @@ python -m benchmarks cpu --help       ours beside transformers: time, errors, me
 python -m benchmarks profile --help   where one forward's time goes
 python -m benchmarks service --help   the service beside the bare model and beside another server
 python -m benchmarks stages --help    what a request costs, stage by stage
+python -m benchmarks doors --help    what registered prompts and batch requests save
+python -m benchmarks tiles --help     small objects in a large picture, with and without tiles
 python -m benchmarks document         write the results into docs/performance.md, and draw its pictures
 """
 
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 ALL = ("cpu", "profile", "service")
-ALONE = (*ALL, "stages", "document")
+ALONE = (*ALL, "stages", "doors", "tiles", "document")
 
 
 def main(arguments: Sequence[str]) -> int:

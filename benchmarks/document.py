@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cpu, profile, service, stages
+from benchmarks import cpu, doors, profile, service, stages, tiles
 from benchmarks.plots import draw
 from benchmarks.report import ROOT, Machine, Table, stored, write_block
 
@@ -27,6 +27,8 @@ BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "profile": profile.markdown,
     "service": lambda result: _tables(result, service.tables(result)),
     "stages": lambda result: _tables(result, stages.tables(result)),
+    "doors": lambda result: _tables(result, doors.tables(result)),
+    "tiles": lambda result: _tables(result, tiles.tables(result)),
 }
 """What is written into the block of each name, from the result of that name."""
 
