@@ -39,8 +39,9 @@ def cells_needed(queue_pairs: int) -> int:
 class Ticket:
     """One admitted request: its room in the queue and its cells. A context manager; made by `Batcher.admit`."""
 
-    def __init__(self, batcher: Batcher, memory: Cells, pairs: int, cells: list[int]) -> None:
+    def __init__(self, batcher: Batcher, memory: Cells, pairs: int, cells: list[int], *, is_later: bool) -> None:
         self.pairs = pairs
+        self.is_later = is_later
         self.owned_cells = cells
         self.group: Group | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -115,7 +116,7 @@ class Batcher:
         metrics.queue_pairs.set_function(lambda: self.queued_pairs)
         metrics.running_pairs.set_function(lambda: self.running_pairs)
         self._workers = workers
-        self._admitted_pairs = 0
+        self._admitted_pairs = self._later_pairs = 0
         self._queue: deque[Ticket] = deque()
         self._bound: dict[Group, Ticket] = {}
         self._something_queued = asyncio.Event()
@@ -188,13 +189,18 @@ class Batcher:
     async def admit_later(self, pairs: int, deadline: float) -> Ticket:
         """As `admit`, but wait for room. Only within `accepted`: also after `close`.
 
+        Those that were admitted so hold at most half of all room together, so that new requests find some beside them;
+        a single one may hold more.
+
         Raises:
             DeadlineExceeded: there was no room until `deadline`, `time.monotonic()` seconds.
             Problem: the service gives up.
         """
         assert self._accepted, "only parts of accepted requests may wait"
         assert pairs <= self._capacity_pairs, f"{pairs} pairs can never be queued"
-        while self._admitted_pairs + pairs > self._capacity_pairs:
+        while self._admitted_pairs + pairs > self._capacity_pairs or self._later_pairs + pairs > max(
+            pairs, self._capacity_pairs // 2
+        ):
             self._room.clear()
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):
@@ -203,14 +209,15 @@ class Batcher:
                 raise _too_late() from None
             if self._given_up is not None:
                 raise self._given_up
-        return self._admit(pairs)
+        self._later_pairs += pairs
+        return self._admit(pairs, is_later=True)
 
-    def _admit(self, pairs: int) -> Ticket:
+    def _admit(self, pairs: int, *, is_later: bool = False) -> Ticket:
         cells = self._cells.take(1 + 2 * pairs)
         assert cells is not None, "there are cells for every admitted pair"
         self._admitted_pairs += pairs
         self._all_done.clear()
-        return Ticket(self, self._cells, pairs, cells)
+        return Ticket(self, self._cells, pairs, cells, is_later=is_later)
 
     async def put(self, ticket: Ticket, embedding_type: str, deadline: float, prompt: str | None) -> Answer:
         """`Ticket.answer`."""
@@ -249,6 +256,7 @@ class Batcher:
         self._unqueue(ticket)
         self._cells.give_back(ticket.owned_cells)
         self._admitted_pairs -= ticket.pairs
+        self._later_pairs -= ticket.pairs if ticket.is_later else 0
         self._room.set()
         self._note_done()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -83,6 +84,23 @@ async def test_the_answer_to_urls_is_the_answer_to_the_pictures_behind_them(tiny
         assert len(loopback.requests) == 5 + 5 + 1
         gauge = service.metrics.bytes_in_flight  # type: ignore[attr-defined]
         assert gauge.collect()[0].samples[0].value == 0
+
+
+async def test_an_image_of_a_batch_may_be_a_url_and_a_refused_one_fails_alone(tiny_folder: Path) -> None:
+    (_, picture), *examples = [(name, content) for name, (_, content, _) in form(4)]
+    async with serving(ok(picture)) as loopback, in_process(tiny_folder, max_body_bytes=200_000) as (client, service):
+        service.fetcher = fetcher_to(loopback)  # type: ignore[attr-defined]
+        parts: list[tuple[str, tuple[str | None, bytes]]] = [(name, ("file", content)) for name, content in examples]
+        parts.append(("image", ("a.png", picture)))
+        parts.append(("image", (None, f"http://{HOST}:{loopback.port}/b".encode())))
+        parts.append(("image", (None, b"http://elsewhere.example/c")))
+        answer = await client.post("/v1/segment/batch", files=parts)
+        lines = {line["index"]: line for line in map(json.loads, answer.text.splitlines()) if "index" in line}
+        assert [lines[index]["status"] for index in range(3)] == [200, 200, 422]
+        first, second = (lines[index]["segmentation"] for index in range(2))
+        assert first["segments"] == second["segments"]
+        assert lines[2]["problem"]["type"].endswith(":url-not-allowed")
+        assert len(loopback.requests) == 1
 
 
 async def test_what_one_request_may_fetch(tiny_folder: Path) -> None:
