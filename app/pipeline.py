@@ -7,11 +7,12 @@ neither HTTP nor processes.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+
+import anyio
 
 from app.batcher import Batcher, Ticket
 from app.classes import decode, merged, renumbered
@@ -185,9 +186,10 @@ class Pipeline:
         # Its room is given back, so that a request whose parts are as large as the queue does not wait for itself.
         ticket.release()
         try:
-            async with asyncio.TaskGroup() as group:
+            # anyio's: asyncio's, in Python 3.11's first releases, leaves its caller marked as cancelled.
+            async with anyio.create_task_group() as group:
                 for _ in range(min(self._units_at_once, len(units) - 1)):
-                    group.create_task(some())
+                    group.start_soon(some)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         elapsed_ms, total = (time.perf_counter() - start) * 1000, sum(sums.values()) or 1.0

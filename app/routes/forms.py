@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from io import BytesIO
 from typing import Any, Final
 
+import anyio
 from fastapi import Request, Response, UploadFile
 from fastapi.routing import APIRoute
 from starlette.datastructures import FormData, Headers
@@ -115,10 +116,10 @@ class FormRequest(Request):
 
         fetched = list(parts)
         try:
-            async with asyncio.timeout(state["arrived"] + settings.deadline_s - time.monotonic()):
-                async with asyncio.TaskGroup() as group:
+            with anyio.fail_after(state["arrived"] + settings.deadline_s - time.monotonic()):
+                async with anyio.create_task_group() as group:
                     for index, field in wanted.items():
-                        group.create_task(fetch(index, field))
+                        group.start_soon(fetch, index, field)
         except TimeoutError as error:
             raise DeadlineExceeded("the deadline passed while pictures were fetched") from error
         except BaseExceptionGroup as group_error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,10 @@ def test_models_says_what_is_loaded_and_where(server: RunningServer, tiny_folder
     assert model["picture_size"] == {"height": 48, "width": 64}
     assert model["parameters"] > 10_000
     (worker,) = model["workers"]
-    while worker["max_batch_pairs"] < 8:  # larger batches warm up behind readiness; the test's own timeout is the limit
-        time.sleep(0.05)
-        (worker,) = server.client.get("/v1/models").json()["models"][0]["workers"]
     assert (worker["device"], worker["dtype"], worker["state"]) == ("cpu", "float32", "ready")
     assert worker["attention"]
     assert worker["linear"]
+    assert worker["max_batch_pairs"] in {1, 2, 4, 8}  # what pays on this machine now
 
 
 def test_metrics_are_well_formed_and_count_requests(server: RunningServer) -> None:

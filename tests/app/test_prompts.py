@@ -361,5 +361,5 @@ def test_a_store_that_does_not_answer_in_time(tiny_folder: Path, tmp_path: Path)
         with Folder(kept).changing():  # as another process does that hangs
             start = time.monotonic()
             is_problem(running.client.delete(f"/v1/prompts/{stored['id']}"), "deadline-exceeded", 504, "store")
-            assert 1.5 < time.monotonic() - start < 10
+            assert 1.5 < time.monotonic() - start < 30
             assert running.client.get(f"/v1/prompts/{stored['id']}").json() == stored
