@@ -66,13 +66,17 @@ class Taken:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A picture on its way: its (h, w, 3) uint8 cell, its full (height, width), and what the two stages took."""
+    """A picture on its way: its (h, w, 3) uint8 cell, its full (height, width), and what the two stages took.
 
-    cell: Pixels
+    One that is cut into tiles has no cell, but all its pixels and the plan for cutting it.
+    """
+
+    cell: Pixels | None
     size: tuple[int, int]
     decode_s: float
     preprocess_s: float
     full: Image.Image | None = None
+    plan: TilePlan | None = None
 
 
 @dataclass(frozen=True)
@@ -163,9 +167,7 @@ class Intake:
             _prompt([known[key] for key in keys], prompt_name(keys, request.manner.ensemble), request.manner.ensemble)
             for keys in recognised.keys
         ]
-        if image.full is None:
-            return Taken(image.size, prompts, image.cell)
-        return Taken(image.size, prompts, None, image.full, self._plan(request, image.size))
+        return Taken(image.size, prompts, image.cell, image.full, image.plan)
 
     async def check(self, concept: Concept, deadline: float) -> None:
         """Decode a concept's examples, and keep them for the request that will ask for them.
@@ -222,6 +224,8 @@ class Intake:
         found = {}
         for place, image, mask in zip(places, pictures[::2], pictures[1::2], strict=True):
             check_aspect(image.size, mask.size, f"prompt_mask{place.field}")
+            assert image.cell is not None, "examples are not cut"
+            assert mask.cell is not None, "examples are not cut"
             found[place.key] = KnownExample(image.cell, mask.cell)
             self._examples.put(place.key, found[place.key])
         return found
@@ -234,17 +238,25 @@ class Intake:
 
     def _image(self, request: Segmentation) -> _Picture:
         """The input image: its cell, or the whole of it if it will be cut."""
+        if request.manner.tile is None:
+            return self._picture(request.image, "image")
         header = check_header(request.image, self._limits, "image")
-        is_cut = self._plan(request, (header.height, header.width)) is not None
-        return self._picture(request.image, "image", keep=is_cut)
+        self._plan(request, (header.height, header.width))  # too many tiles are refused before decoding
+        return self._picture(request.image, "image", partial(self._plan, request))
 
-    def _picture(self, data: bytes, field: str, *, keep: bool = False) -> _Picture:
+    def _picture(
+        self, data: bytes, field: str, planned: Callable[[tuple[int, int]], TilePlan | None] = lambda size: None
+    ) -> _Picture:
+        """One picture; `planned` says of its upright size how it is cut, if it is."""
         start = time.perf_counter()
         image = decode_image(data, self._limits, field)
         decoded = time.perf_counter()
+        size = (image.height, image.width)
+        found = planned(size)
+        if found is not None:
+            return _Picture(None, size, decoded - start, time.perf_counter() - decoded, image, found)
         cell = to_cell(image, self._cell_size)
-        taken = time.perf_counter() - decoded
-        return _Picture(cell, (image.height, image.width), decoded - start, taken, image if keep else None)
+        return _Picture(cell, size, decoded - start, time.perf_counter() - decoded)
 
     def _mask(self, concept: Concept, data: bytes, field: str) -> _Picture:
         start = time.perf_counter()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from app.labels import palette
 from app.main import create_app
@@ -202,3 +204,26 @@ def test_the_documentation_page_fills_in_nothing_that_changes_the_answer() -> No
     assert {name: fields[name]["examples"][0] for name in ("prompt", "labels", "label", "tile")} == {
         "prompt": [], "labels": "", "label": "", "tile": ""
     }  # fmt: skip
+
+
+def test_tiles_are_those_of_the_upright_picture_also_when_only_its_end_tells_how_it_lies(server) -> None:
+    upright = picture(5, (500, 400))
+    lying = encoded(upright.transpose(Image.Transpose.ROTATE_90))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    content = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(content)) + b"eXIf" + content
+    late = lying[:-12] + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + lying[-12:]  # before IEND
+    for tile, tiles in (
+        ("400x500", 1),
+        ("500x400", 2),
+    ):  # one tile upright, several as it lies; and the other way round
+        answers = [
+            server.client.post(
+                "/v1/segment", files=[("image", ("i.png", image)), *example(disc())], data={"tile": tile}
+            )
+            for image in (encoded(upright), late)
+        ]
+        assert (pixels(answers[0]) == pixels(answers[1])).all()
+        for answer in answers:
+            assert ("tiles;desc" in answer.headers["server-timing"]) == (tiles > 1)
