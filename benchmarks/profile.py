@@ -41,7 +41,7 @@ PLACES = (
     (r"", "rest"),
 )
 """Modules by name, and the part that their own time, without that of modules within them, belongs to."""
-INSIDE = {"_product": "attention products", "softmax": "softmax pass"}
+INSIDE = {"product": "attention products", "softmax": "softmax pass"}
 """What a kernel's module calls its product and its pass. The position terms are products among the others."""
 PASSES = {"quantise_rows": "int8 to and fro", "rescale_rows": "int8 to and fro"}
 """What linear layers call beside their product, by its name in `model.kernels.linear`."""

@@ -16,7 +16,8 @@ from model.config import SegGptConfig
 from model.decoder import SegGptDecoder, SegGptDecoderHead
 from model.encoder import AttentionKernel, SegGptAttention, SegGptLayer
 from model.kernels.blocked_attention import BlockedAttention
-from model.kernels.linear import Activation, PackedLinear, QuantisedLinear
+from model.kernels.linear import Activation, PackedLinear, QuantisedLinear, WidenedLinear
+from model.kernels.products import is_native
 from model.kernels.rows import add_norm, paint
 from model.layout import Layout
 from model.seggpt import SegGptForImageSegmentation
@@ -41,7 +42,7 @@ def prepare(model: SegGptForImageSegmentation, precision: str) -> tuple[str, str
     Raises:
         ValueError: `precision` needs what this build of torch does not have.
     """
-    if precision == "float16" or not _has_onednn():
+    if precision == "float16" or not is_native(torch.float32):
         if precision == "int8":
             raise ValueError("int8 needs a torch with oneDNN, which this one is not; use float32 or bfloat16")
         model.to(getattr(torch, precision))
@@ -49,13 +50,14 @@ def prepare(model: SegGptForImageSegmentation, precision: str) -> tuple[str, str
     config = model.config
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     tokens = config.grid[0] * config.grid[1]
+    linear = PackedLinear if is_native(dtype) else WidenedLinear
 
     def pack(weight: Tensor, bias: Tensor | None, activation: Activation) -> nn.Module:
         if precision == "int8":
             packed: nn.Module = QuantisedLinear(weight, bias, tokens, activation)
         else:
             bias = None if bias is None else bias.to(dtype)
-            packed = PackedLinear(converted(weight, dtype), bias, tokens, activation)
+            packed = linear(converted(weight, dtype), bias, tokens, activation)
         release_pages(weight)  # a weight that is mapped from its file counts as this process's until then
         return packed
 
@@ -75,7 +77,7 @@ def prepare(model: SegGptForImageSegmentation, precision: str) -> tuple[str, str
     model.model.embeddings.keep_positions()
     model.model.embeddings.float()  # its products are few, and every layer would carry their rounding on
     _trim()
-    return kernel.name if kernel else "torch", (QuantisedLinear if precision == "int8" else PackedLinear).name
+    return kernel.name if kernel else "torch", (QuantisedLinear if precision == "int8" else linear).name
 
 
 class PreparedNorm(nn.Module):
@@ -131,7 +133,8 @@ class PreparedHead(nn.Module):
 
     def __init__(self, head: SegGptDecoderHead, dtype: torch.dtype) -> None:
         super().__init__()
-        self.conv = head.conv.to(dtype)
+        self._dtype = dtype if is_native(dtype) else torch.float32
+        self.conv = head.conv.to(self._dtype)
         self.conv.padding = (0, 1)
         norm, colours = head.layernorm, head.head
         self._norm = norm.weight.detach().float(), norm.bias.detach().float(), norm.eps
@@ -140,7 +143,7 @@ class PreparedHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, decoder_hidden_size, 1 + H + 1, W) -> (B, 3, H, W) float32 normalised RGB."""
-        return paint(self.conv(features), *self._norm, *self._colours)
+        return paint(self.conv(features.to(self._dtype)), *self._norm, *self._colours)
 
 
 class PreparedDecoder(SegGptDecoder):
@@ -221,15 +224,3 @@ def _trim() -> None:
     """Give the system back what the C library keeps of memory that was freed, where it can be asked to."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _has_onednn() -> bool:
-    """Whether this build of torch has the packed products, tried on a small one."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    weight, rows = torch.arange(12.0).view(4, 3), torch.arange(6.0).view(2, 3)
-    try:
-        product = PackedLinear(weight, None, 2)(rows)
-    except (RuntimeError, AttributeError):
-        return False
-    return torch.equal(product, rows @ weight.T)

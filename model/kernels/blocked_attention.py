@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.config import SegGptConfig
 from model.kernels.numbers import array
+from model.kernels.products import product
 from model.kernels.softmax import gather, gather_rows, put_back, softmax
 from model.kernels.threads import run_all
 from model.layout import Layout
@@ -130,23 +131,17 @@ class BlockedAttention:
             block = qkv.new_empty(len(asking[rows]), self._head_dim)
             gather_rows(array(qkv), asking[rows], self._column(0, head.number), array(block))
             if pair is None:
-                logits = _product(head.keys, block)
+                logits = product(head.keys, block)
                 own, others = logits[:half], logits[half:]
             else:
-                own = _product(head.keys[:half], block)
-                others = _product(head.keys[(1 + pair) * half : (2 + pair) * half], block)
-            terms = own[:0] if self._tables is None else _product(self._tables, block)
+                own = product(head.keys[:half], block)
+                others = product(head.keys[(1 + pair) * half : (2 + pair) * half], block)
+            terms = own[:0] if self._tables is None else product(self._tables, block)
             factors = np.empty(len(block), np.float32)
             place = (self._scale, first + start, self._rows, self._columns)
             softmax(array(own), array(others), array(terms), *place, factors)
             if pair is None:
-                outputs = _product(head.values, logits.t())
+                outputs = product(head.values, logits.t())
             else:
-                outputs = _product(head.parts[0], own.t()) + _product(head.parts[1 + pair], others.t())
+                outputs = product(head.parts[0], own.t()) + product(head.parts[1 + pair], others.t())
             put_back(array(outputs), factors, answers[rows], self._column(0, head.number), array(mixed))
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """(M, K) x (N, K) -> (M, N) by oneDNN, which in float32 beats other libraries' products on some processors."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
-    return result
