@@ -73,11 +73,11 @@ bench: $(READY) ## measure on the CPU: beside transformers, part by part, and th
 bench-gpu: $(READY) ## measure on a GPU: images per second beside transformers, and the service
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
-eval: $(READY) ## measure the checkpoint's masks
+eval: $(READY) ## measure the checkpoint's masks; other sets by ARGS="fss1000 --data DIR" (docs/evaluation.md)
 	$(BIN)/python -m evaluation $(ARGS)
 
 train: $(READY) ## train the small checkpoint (hours on a CPU, minutes on a GPU)
-	$(BIN)/python -m training --out runs/train $(ARGS)
+	$(BIN)/python -m training bundled --out runs/train $(ARGS)
 
 docs: $(READY) ## write docs/openapi.json anew
 	$(BIN)/python -c 'import json; from app.main import create_app; print(json.dumps(create_app().openapi(), indent=2))' \

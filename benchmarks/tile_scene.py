@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from benchmarks.report import ROOT
-from training.draw import Dice, blobs, textures
+from training.draw import Dice
+from training.textures import blobs, textures
 
 SIDES: Final = (90, 120)
 """How many pixels across the objects are."""

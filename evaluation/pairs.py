@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from evaluation.questions import Example, Question
 from training.draw import Dice
-from training.scenes import Mixture, SceneMaker
-from training.sources import Photos, Sprites
+from training.scenes import SceneMaker, Source
 
 MADE_SIZE = 192
 MIN_SHARE, MAX_SHARE = 0.05, 0.8  # of the picture that a real object covers
@@ -38,28 +38,32 @@ class Pair:
     image: Image.Image
     area: NDArray[np.bool_]
 
+    def question(self, examples: int) -> Question:
+        """With its one example."""
+        assert examples == 1
+        return Question(self.category, (Example(self.prompt_image, self.prompt_area),), self.image, self.area)
 
-def _picture(pixels: Tensor) -> Image.Image:
+
+def picture(pixels: Tensor) -> Image.Image:
     """(3, H, W) in [0, 255] -> RGB."""
     return Image.fromarray(pixels.clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
-def made_pairs(emoji: Sprites, photos: Photos, count: int, mixture: Mixture, seed: int) -> list[Pair]:
-    """Compose scenes from held-out emoji on held-out photos; each is its own category.
+def made_pairs(source: Source, count: int, seed: int) -> list[Pair]:
+    """Compose scenes with white masks on black; each is its own category.
 
     Args:
-        emoji, photos: the held-out ones.
+        source: of scenes made of held-out pictures.
         count: how many.
-        mixture: which kinds of scene; "pieces" of photos are never pasted.
         seed: the same seed gives the same scenes.
     """
-    scenes = SceneMaker(emoji, None, photos, Dice(seed), mixture).batch(count, MADE_SIZE)
+    scenes = SceneMaker([(1.0, source)], Dice(seed), random_colours=0.0).batch(count, MADE_SIZE)
     return [
         Pair(
             f"scene {index}",
-            _picture(scenes.prompt_image[index]),
+            picture(scenes.prompt_image[index]),
             scenes.prompt_area[index].numpy(),
-            _picture(scenes.image[index]),
+            picture(scenes.image[index]),
             scenes.area[index].numpy(),
         )
         for index in range(count)

@@ -1,68 +1,94 @@
-"""The command line of `python -m training`: train the small checkpoint, in one process or in several."""
+"""The command line of `python -m training`: make the bundled checkpoint, or fine-tune one on a folder of pictures."""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed
 from torch.multiprocessing.spawn import start_processes
 
-from training.scenes import NATURAL, Mixture
-from training.train import Recipe, Run
+from model.checkpoint import load, resolve
+from model.config import SegGptConfig
+from model.seggpt import SegGptForImageSegmentation
+from training.draw import Dice
+from training.mixtures import HELD_OUT_SEED, bundled_mixture, drawn_mixture, folder_mixture, held_out_maker
+from training.recipe import BUNDLED, SHORT, Recipe, bundled_config, fine_tuning, short_config
+from training.scenes import SceneMaker
+from training.train import Run
 
-_SETTINGS = (
-    "size",
-    "batch",
-    "minutes",
-    "pairs",
-    "learning_rate",
-    "warm_up_steps",
-    "fall",
-    "balance",
-    "seed",
-    "report_every",
-    "optimiser",
-)
-_MIXTURES = {"varied": Mixture(), "natural": NATURAL}
+_NUMBERS: dict[str, type] = {"pairs": int, "minutes": float, "learning_rate": float, "seed": int, "report_every": int}
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class _Order:
+    """What each process of a run is told."""
+
+    given: argparse.Namespace
+    recipe: Recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(prog="python -m training", description="Train the small checkpoint.")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with emoji/ and clothing/")
-    parser.add_argument("--out", type=Path, required=True, help="folder for snapshot, log and sample pictures")
-    parser.add_argument("--resume", type=Path, help="a snapshot.pt, of this or another canvas size")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--processes", type=int, default=1, help="processes that share the run; best one per CPU core")
-    parser.add_argument("--threads", type=int, help="torch threads of each process")
-    defaults = {entry.name: entry.default for entry in fields(Recipe)}
-    for name in _SETTINGS:
-        kind = type(defaults[name])
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, default=defaults[name], help="default %(default)s"
-        )
-    parser.add_argument("--scenes", choices=sorted(_MIXTURES), default="varied", help="default %(default)s")
-    given = parser.parse_args()
-    settings = {name: getattr(given, name) for name in _SETTINGS}
-    recipe = Recipe(**settings, mixture=_MIXTURES[given.scenes])
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    bundled = verbs.add_parser("bundled", help="make the bundled checkpoint from nothing, or go on from one")
+    bundled.add_argument("--data", type=Path, default=Path("../shared/data"), help="see training/README.md")
+    bundled.add_argument("--start", help="a checkpoint whose weights to start from")
+    short = verbs.add_parser("short", help="two minutes on drawn things, to see that it learns; needs no pictures")
+    tuned = verbs.add_parser("finetune", help="go on training a checkpoint on a folder of pictures and masks")
+    tuned.add_argument("--data", type=Path, required=True, help="<category>/images/* and <category>/masks/*.png")
+    tuned.add_argument("--start", default="BAAI/seggpt-vit-large", help="hub id, folder or file (default %(default)s)")
+    tuned.add_argument("--batch", type=int, default=4, help="pairs per step and process (default %(default)s)")
+    for verb in (bundled, short, tuned):
+        verb.add_argument("--out", type=Path, required=True, help="folder for snapshot, log and sample pictures")
+        verb.add_argument("--resume", action="store_true", help="go on with the snapshot that lies in --out")
+        verb.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        verb.add_argument("--processes", type=int, default=1, help="that share the run; best one per CPU core")
+        verb.add_argument("--threads", type=int, help="torch threads of each process")
+        for name, kind in _NUMBERS.items():
+            verb.add_argument(f"--{name.replace('_', '-')}", type=kind, help="instead of the recipe's")
+    short.set_defaults(start=None)
+    given = parser.parse_args(arguments)
+    if given.verb == "finetune":
+        recipe = fine_tuning(load(resolve(given.start)).config, given.batch)
+    else:
+        recipe = BUNDLED if given.verb == "bundled" else SHORT
+    named = {name: getattr(given, name) for name in _NUMBERS if getattr(given, name) is not None}
+    order = _Order(given, replace(recipe, **named))
     if given.processes == 1:
-        _train(0, given, recipe, None)
+        _train(0, order, None)
         return
     with tempfile.TemporaryDirectory() as folder:
-        meeting = f"file://{folder}/meeting"
-        start_processes(_train, (given, recipe, meeting), nprocs=given.processes, start_method="spawn")
+        start_processes(_train, (order, f"file://{folder}/meeting"), nprocs=given.processes, start_method="spawn")
 
 
-def _train(rank: int, given: argparse.Namespace, recipe: Recipe, meeting: str | None) -> None:
+def _train(rank: int, order: _Order, meeting: str | None) -> None:
     """One process of the run; `meeting` is the address where several find each other."""
+    given, device = order.given, torch.device(order.given.device)
     if given.threads:
         torch.set_num_threads(given.threads)
     if meeting:
         torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=given.processes)
-    Run(recipe, given.data, given.out, given.resume, torch.device(given.device)).train()
+    first = order.recipe.stages[0].size
+    start: SegGptForImageSegmentation | SegGptConfig = bundled_config(first)
+    make_scenes: Callable[[Dice], SceneMaker]
+    if given.verb == "bundled":
+        make_scenes, judge = partial(bundled_mixture, given.data), held_out_maker(given.data, device)
+    elif given.verb == "short":
+        start, make_scenes = short_config(first), drawn_mixture
+        judge = drawn_mixture(Dice(0, device), drawn_seed=HELD_OUT_SEED)
+    else:
+        make_scenes = partial(folder_mixture, given.data, first)
+        judge = make_scenes(Dice(0, device))
+    if given.start:
+        start = load(resolve(given.start), torch.float32)
+    resume = given.out / "snapshot.pt" if given.resume else None
+    Run(order.recipe, make_scenes, judge, given.out, start=start, resume=resume, device=device).train()
     if meeting:
         torch.distributed.destroy_process_group()

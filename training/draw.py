@@ -30,6 +30,12 @@ class Dice:
         draw = torch.rand(bounds.shape, generator=self.generator, device=self.device, dtype=torch.float64)
         return torch.minimum((draw * bounds).long(), bounds - 1)
 
+    def weighted(self, weights: Tensor, count: int) -> Tensor:
+        """(count,) indices, each drawn in proportion to its weight."""
+        bounds = weights.to(self.device).cumsum(0)
+        draw = torch.rand(count, generator=self.generator, device=self.device, dtype=torch.float64) * bounds[-1]
+        return torch.searchsorted(bounds, draw).clamp(max=len(weights) - 1)
+
     def choice(self, count: int, *shape: int) -> Tensor:
         return torch.randint(count, shape, generator=self.generator, device=self.device)
 
@@ -93,29 +99,12 @@ def view(pictures: Tensor, theta: Tensor, size: int, *, outside: str) -> Tensor:
     return out
 
 
-def textures(dice: Dice, count: int, size: int) -> Tensor:
-    """Smooth noise in random colours, from plain to busy: (count, 3, size, size) float in [0, 255]."""
-    out = dice.uniform(0, 255, count, 3, 1, 1).expand(-1, -1, size, size)
-    for cells in (2, 4, 8, 16):
-        strength = dice.uniform(-60, 90, count, 1, 1, 1).clamp(min=0)
-        noise = functional.interpolate(dice.normal(1.0, count, 3, cells, cells), (size, size), mode="bilinear")
-        out = out + strength * noise
-    return out.clamp(0, 255)
-
-
-def blobs(dice: Dice, count: int, size: int) -> Tensor:
-    """Random closed shapes, rounded or spiky, some with a hole: (count, 1, size, size) float in [0, 1]."""
-    axis = torch.linspace(-1, 1, size, device=dice.device)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    angle, radius = torch.atan2(y, x), torch.hypot(x, y)
-    edge = torch.full((count, size, size), 0.68, device=dice.device)
-    for wave in range(1, 7):
-        phase = dice.uniform(0, 2 * math.pi, count, 1, 1)
-        edge = edge + dice.normal(0.22 / wave, count, 1, 1) * torch.cos(wave * angle + phase)
-    edge = edge.clamp(0.2, 0.97)
-    hole = dice.uniform(-0.6, 0.7, count, 1, 1) * edge
-    inside = torch.minimum(edge - radius, radius - hole) * size / 2
-    return inside.clamp(0, 1)[:, None]
+def blurred(pixels: Tensor) -> Tensor:
+    """(B, C, H, W) -> the same, each pixel with its eight neighbours (binomial weights)."""
+    channels = pixels.shape[1]
+    row = torch.tensor([0.25, 0.5, 0.25], device=pixels.device)
+    kernel = (row[:, None] * row).expand(channels, 1, 3, 3)
+    return functional.conv2d(functional.pad(pixels, (1, 1, 1, 1), mode="replicate"), kernel, groups=channels)
 
 
 def recolour(pixels: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,6 @@ import torch
 from model import checkpoint
 from training.initialise import resized
 from training.snapshot import Snapshot
-from training.train import small_config
 
 CHECKSUMS = "SHA256SUMS"
 
@@ -27,7 +27,7 @@ def export(snapshot: Snapshot, folder: Path, size: int | None = None, dtype: tor
     """
     network = snapshot.network()
     if size is not None and (size, size) != network.config.half_size:
-        network = resized(network, small_config(size)).eval()
+        network = resized(network, replace(network.config, image_size=(2 * size, size))).eval()
     checkpoint.save(network, folder, dtype)
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
     lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]

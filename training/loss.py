@@ -1,34 +1,44 @@
-"""How wrong a painted answer is, with object and background of equal say."""
+"""How wrong a painted answer is, with every class of equal say."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 BETA = 0.5
+_LABELS = 3
 
 
-def balanced_loss(painted: Tensor, wanted: Tensor, area: Tensor, *, balance: float = 1.0) -> Tensor:
-    """Smooth-L1 (beta .5), each pixel weighted by how rare its side of the mask is.
+def balanced_loss(
+    painted: Tensor, wanted: Tensor, labels: Tensor, *, balance: float = 1.0, counted: Tensor | None = None
+) -> Tensor:
+    """Smooth-L1 (beta .5), each pixel weighted by how rare its label is.
 
-    Masks are small: with equal pixels the network rests for thousands of steps at an answer without any object. With
-    `balance` 1 the object and the background of each pair weigh the same in sum; with 0 all pixels do.
+    Masks are small: with equal pixels the network rests for thousands of steps at an answer without any thing. With
+    `balance` 1 the labels that a pair shows weigh the same in sum; with 0 all pixels do.
 
     Args:
         painted: (B, 3, H, W) float, ImageNet-normalised answer.
         wanted: (B, 3, H, W) float, the true mask in the same colours and scale.
-        area: (B, H, W) bool, True inside the object.
+        labels: (B, H, W) uint8 or bool, 0 outside, 1 or 2 inside a thing.
         balance: in [0, 1].
+        counted: (B, H, W) bool, the pixels that count; all by default.
 
     Returns:
         Scalar, the mean over pairs.
     """
     error = functional.smooth_l1_loss(painted.float(), wanted.float(), beta=BETA, reduction="none").mean(1)
-    inside = area.float()
-    share = inside.mean((1, 2), keepdim=True).clamp(1e-3, 1 - 1e-3)
-    weight = inside / share + (1 - inside) / (1 - share)  # sums to 2 pixels' worth over the picture
-    weight = balance * weight / 2 + (1 - balance)
-    return (error * weight).mean()
+    counts = torch.ones_like(error) if counted is None else counted.float()
+    total = counts.sum((1, 2), keepdim=True).clamp(min=1)
+    weight, present = torch.zeros_like(error), torch.zeros_like(total)
+    for label in range(_LABELS):
+        own = (labels == label).float() * counts
+        share = own.sum((1, 2), keepdim=True) / total
+        weight = weight + own / share.clamp(min=1e-3)
+        present = present + (share > 0).float()
+    weight = balance * weight / present.clamp(min=1) + (1 - balance) * counts
+    return ((error * weight).sum((1, 2), keepdim=True) / total).mean()
 
 
 def overlap(found: Tensor, area: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def save_samples(path: Path, scenes: Scenes, found: Tensor, columns: int = 2) ->
         found: (B, S, S) bool, what the network marked.
         columns: scenes per row; the last row must be full.
     """
-    answers = paint(found, scenes.colours)
+    answers = paint(found.to(torch.uint8), scenes.colours)
     strips = [scenes.prompt_image, scenes.prompt_mask, scenes.image, scenes.mask, answers]
     cells = torch.cat(strips, 3)  # (B, 3, S, 5S)
     rows = [torch.cat(list(row), 2) for row in cells.split(columns)]

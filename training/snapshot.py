@@ -12,7 +12,7 @@ from torch import Tensor
 from model.config import SegGptConfig
 from model.seggpt import SegGptForImageSegmentation
 
-AVERAGE_OVER = 1000  # steps that the moving average of the weights looks back on, at most
+AVERAGE_OVER = 400  # steps that the moving average of the weights looks back on, at most
 
 
 @dataclass

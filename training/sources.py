@@ -1,21 +1,24 @@
 """Pictures on disk -> tensors in memory, split into training and held-out sets.
 
-Knows the layout of the data folder (`emoji/`, `clothing/`) and nothing of scenes, losses or networks. Every
-picture is decoded once, at the start: about 3,500 cut-outs and 1,000 photos take half a gigabyte.
+Knows the layout of the data folder and nothing of scenes, losses or networks. Every picture is decoded once, at the
+start: about 10,000 cut-outs and 1,000 photos take a gigabyte.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from training.draw import Dice
 from training.regions import colour_regions
 
 SPRITE_SIZE = 96
@@ -46,6 +49,49 @@ class Sprites:
 
     def to(self, device: torch.device) -> Sprites:
         return Sprites(self.pixels.to(device), self.first.to(device), self.count.to(device))
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Cut-outs of several collections; how often each collection is drawn does not depend on its size.
+
+    Args:
+        sprites: all of them.
+        first, kinds_of: (C,) int64; collection c is the kinds first[c] .. first[c] + kinds_of[c] - 1.
+        shares: (C,) float.
+    """
+
+    sprites: Sprites
+    first: Tensor
+    kinds_of: Tensor
+    shares: Tensor
+
+    @classmethod
+    def joined(cls, collections: Sequence[tuple[float, Sprites]]) -> Bank:
+        """Put (share, cut-outs) together."""
+        starts = np.cumsum([0, *(len(sprites.pixels) for _, sprites in collections)])
+        first = [sprites.first + int(start) for start, (_, sprites) in zip(starts, collections, strict=False)]
+        sprites = Sprites(
+            torch.cat([sprites.pixels for _, sprites in collections]),
+            torch.cat(first),
+            torch.cat([sprites.count for _, sprites in collections]),
+        )
+        kinds = torch.tensor([len(sprites.first) for _, sprites in collections])
+        return cls(sprites, kinds.cumsum(0) - kinds, kinds, torch.tensor([share for share, _ in collections]))
+
+    def to(self, device: torch.device) -> Bank:
+        return Bank(self.sprites.to(device), self.first.to(device), self.kinds_of.to(device), self.shares.to(device))
+
+    def kinds(self, dice: Dice, count: int) -> Tensor:
+        """(count,) kinds, collections by their shares, kinds of one evenly."""
+        collection = dice.weighted(self.shares, count)
+        return self.first[collection] + dice.below(self.kinds_of[collection])
+
+    def neighbour(self, kinds: Tensor, steps: Tensor) -> Tensor:
+        """The kinds `steps` further on in the same collection, or its last or first."""
+        collection = torch.searchsorted(self.first, kinds, right=True) - 1
+        first = self.first[collection]
+        return (kinds + steps).clamp(first, first + self.kinds_of[collection] - 1)
 
 
 @dataclass(frozen=True)
@@ -88,19 +134,55 @@ def emoji_kind(stem: str) -> tuple[str, str]:
     return points[0], "_".join([points[0].zfill(6), *rest])
 
 
-def load_emoji(folder: Path, *, held_out: bool) -> Sprites:
+def load_emoji(folders: Sequence[Path], *, held_out: bool) -> Sprites:
     """Read `emoji_u<code point>[_...].png`, the training or the held-out code points.
 
+    Args:
+        folders: one for each drawing style; a code point's pictures of all styles are one kind.
+
     Raises:
-        FileNotFoundError: there is none in the folder.
+        FileNotFoundError: there is none in the folders.
     """
-    paths = [p for p in folder.glob("emoji_u*.png") if is_held_out(emoji_kind(p.stem)[0]) is held_out]
+    paths = [p for folder in folders for p in folder.glob("emoji_u*.png")]
+    paths = [p for p in paths if is_held_out(emoji_kind(p.stem)[0]) is held_out]
     if not paths:
-        raise FileNotFoundError(f"no emoji_u*.png of the {'held-out' if held_out else 'training'} set in {folder}")
-    paths.sort(key=lambda path: (emoji_kind(path.stem)[1], path.stem))
-    pixels = np.stack([np.asarray(Image.open(p).convert("RGBA").resize((SPRITE_SIZE,) * 2)) for p in paths])
-    first, count = _group([emoji_kind(path.stem)[1] for path in paths])
+        named = ", ".join(map(str, folders))
+        raise FileNotFoundError(f"no emoji_u*.png of the {'held-out' if held_out else 'training'} set in {named}")
+    paths.sort(key=lambda path: (emoji_kind(path.stem)[1], path.stem, str(path)))
+    return _sprites(paths, [emoji_kind(path.stem)[1] for path in paths])
+
+
+def load_cut_outs(folder: Path, *, held_out: bool) -> Sprites:
+    """Read `<category>/*.png`, cut-outs with transparency, each category a kind.
+
+    Raises:
+        FileNotFoundError: there is none of that set in the folder.
+    """
+    paths = [p for p in sorted(folder.glob("*/*.png")) if is_held_out(p.parent.name) is held_out]
+    if not paths:
+        raise FileNotFoundError(
+            f"no cut-out of the {'held-out' if held_out else 'training'} set in {folder}/<category>"
+        )
+    return _sprites(paths, [path.parent.name for path in paths])
+
+
+def _sprites(paths: Sequence[Path], kinds: list[str]) -> Sprites:
+    """Decode pictures that are sorted by kind."""
+    pixels = np.stack([_cut_out(path) for path in paths])
+    first, count = _group(kinds)
     return Sprites(_premultiply(torch.from_numpy(pixels).permute(0, 3, 1, 2)), first, count)
+
+
+def _cut_out(path: Path) -> NDArray[np.uint8]:
+    """(96, 96, 4) uint8: the picture in a square, its aspect kept."""
+    with Image.open(path) as stored:
+        picture = stored.convert("RGBA")
+    if picture.width != picture.height:
+        side = max(picture.size)
+        square = Image.new("RGBA", (side, side))
+        square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+        picture = square
+    return np.asarray(picture.resize((SPRITE_SIZE,) * 2, Image.Resampling.BICUBIC, reducing_gap=3.0))
 
 
 def _premultiply(rgba: Tensor) -> Tensor:
@@ -127,6 +209,32 @@ def load_clothing(folder: Path, *, held_out: bool) -> Photos:
             labels.append(np.asarray(label.resize(size, Image.Resampling.NEAREST)))
     rgb = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
     return tabulate(rgb, torch.from_numpy(np.stack(labels)), max(map(int, classes)))
+
+
+def load_folder(folder: Path, size: int = PHOTO_SIZE) -> Photos:
+    """Read anyone's pictures: `<category>/images/<name>.*` with `<category>/masks/<name>.png`.
+
+    Args:
+        folder: of at least one category; masks are True where brighter than middle grey.
+        size: side of the squares that are kept, in pixels.
+
+    Raises:
+        FileNotFoundError: there is no such pair of picture and mask.
+    """
+    pixels, labels, categories = [], [], sorted(path.name for path in folder.iterdir() if (path / "images").is_dir())
+    for value, category in enumerate(categories, 1):
+        for path in sorted((folder / category / "images").iterdir()):
+            mask = folder / category / "masks" / f"{path.stem}.png"
+            if not mask.is_file():
+                continue
+            with Image.open(path) as image, Image.open(mask) as area:
+                pixels.append(np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)))
+                hit = np.asarray(area.convert("L").resize((size, size), Image.Resampling.NEAREST)) > 127
+            labels.append(hit.astype(np.uint8) * value)
+    if not pixels:
+        raise FileNotFoundError(f"no <category>/images/<name>.* with <category>/masks/<name>.png in {folder}")
+    rgb = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    return tabulate(rgb, torch.from_numpy(np.stack(labels)), len(categories))
 
 
 def tabulate(pixels: Tensor, annotated: Tensor, last_class: int) -> Photos:

@@ -15,12 +15,15 @@ CATEGORIES = {"airplane": 3, "dog": 2, "snow": 2}
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with 60 emoji (each with a variant), 60 clothing photos and 7 photos of things."""
+    """Emoji (each with a variant, in two styles), clothing photos, cut-outs, photos of things, one's own categories."""
     root = tmp_path_factory.mktemp("data")
     dice = np.random.default_rng(7)
     _emoji(root / "emoji", dice)
     _clothing(root / "clothing", dice)
     _things(root / "coco_by", dice)
+    _emoji(root / "emoji_styles" / "flat", dice)
+    _cut_outs(root / "cutouts", dice)
+    _categories(root / "things", dice)
     return root
 
 
@@ -29,7 +32,7 @@ def _colour(dice: np.random.Generator) -> tuple[int, ...]:
 
 
 def _emoji(folder: Path, dice: np.random.Generator) -> None:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for point in CODE_POINTS:
         for name in (f"emoji_u{point}", f"emoji_u{point}_1f3fb"):
             cut_out = Image.new("RGBA", (96, 96))
@@ -61,3 +64,23 @@ def _things(folder: Path, dice: np.random.Generator) -> None:
             ImageDraw.Draw(mask).ellipse(box, fill=255)
             photo.save(folder / "images" / f"{category}_{index}.jpg")
             mask.save(folder / "masks" / category / f"{category}_{index}.png")
+
+
+def _cut_outs(folder: Path, dice: np.random.Generator) -> None:
+    for index in range(40):
+        (folder / f"kind_{index}").mkdir(parents=True)
+        cut_out = Image.new("RGBA", (60, 30))
+        ImageDraw.Draw(cut_out).rectangle((2, 2, 57, 27), fill=_colour(dice))
+        cut_out.save(folder / f"kind_{index}" / "one.png")
+
+
+def _categories(folder: Path, dice: np.random.Generator) -> None:
+    for category in ("leaf", "stone"):
+        (folder / category / "images").mkdir(parents=True)
+        (folder / category / "masks").mkdir(parents=True)
+        for index in range(3):
+            photo, mask = Image.new("RGB", (70, 50), _colour(dice)), Image.new("L", (70, 50))
+            for picture, fill in ((photo, _colour(dice)), (mask, 255)):
+                ImageDraw.Draw(picture).ellipse((15, 10, 50, 40), fill=fill)
+            photo.save(folder / category / "images" / f"{index}.jpg")
+            mask.save(folder / category / "masks" / f"{index}.png")

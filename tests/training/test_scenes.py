@@ -7,16 +7,34 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.draw import Dice, placement, view, window
+from training.draw import Dice, blurred, placement, view, window
+from training.mixtures import Shares, bundled_mixture, folder_mixture, held_out_maker
+from training.pasted import Pasted, Pasting
 from training.regions import colour_regions
-from training.scenes import Mixture, SceneMaker
-from training.sources import Sprites, cut_outs, emoji_kind, is_held_out, load_clothing, load_emoji
+from training.scenes import OTHER, THING, SceneMaker, Scenes
+from training.sources import (
+    Bank,
+    Sprites,
+    cut_outs,
+    emoji_kind,
+    is_held_out,
+    load_clothing,
+    load_cut_outs,
+    load_emoji,
+    load_folder,
+)
+from training.things import creatures, letters, shapes, turned
+
+ONLY = dict.fromkeys(("pasted", "same_photo", "clothing", "people", "things"), 0.0)
 
 
-def maker(data: Path, seed: int, mixture: Mixture | None = None) -> SceneMaker:
-    photos = load_clothing(data / "clothing", held_out=False)
-    emoji = load_emoji(data / "emoji", held_out=False)
-    return SceneMaker(emoji, cut_outs(photos), photos, Dice(seed), mixture)
+def maker(data: Path, seed: int, shares: Shares | None = None, pasting: Pasting | None = None) -> SceneMaker:
+    return bundled_mixture(data, Dice(seed), shares, pasting, drawn_kinds=12)
+
+
+def pasted(data: Path, **shares: float) -> SceneMaker:
+    """Pasted scenes alone, white on black."""
+    return maker(data, 0, Shares(**{**ONLY, "pasted": 1.0}, random_colours=0.0), Pasting(**shares))
 
 
 def code_points(data: Path, *, held_out: bool) -> set[str]:
@@ -43,7 +61,7 @@ def test_no_code_point_is_both_trained_on_and_held_out(data: Path) -> None:
 
 def test_the_variants_of_a_code_point_are_on_the_same_side(data: Path) -> None:
     for held_out in (False, True):
-        loaded = load_emoji(data / "emoji", held_out=held_out)
+        loaded = load_emoji([data / "emoji"], held_out=held_out)
         assert len(loaded.pixels) == 2 * len(code_points(data, held_out=held_out))
         assert (loaded.count == 2).all()  # the plain one and its variant are one kind
 
@@ -57,14 +75,38 @@ def test_no_photo_is_both_trained_on_and_held_out(data: Path) -> None:
 
 def test_an_empty_folder_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no emoji_u\*\.png of the training set in"):
-        load_emoji(tmp_path, held_out=False)
+        load_emoji([tmp_path], held_out=False)
     with pytest.raises(FileNotFoundError, match="no photo of the held-out set in"):
         load_clothing(tmp_path, held_out=True)
+    with pytest.raises(FileNotFoundError, match="no cut-out of the training set in"):
+        load_cut_outs(tmp_path, held_out=False)
+    with pytest.raises(FileNotFoundError, match="no <category>/images/"):
+        load_folder(tmp_path)
 
 
-@pytest.mark.parametrize("pasted", [0.0, 1.0])
-def test_scenes_have_an_object_in_both_halves_and_are_in_range(data: Path, pasted: float) -> None:
-    scenes = maker(data, 0, Mixture(pasted=pasted, same_photo=(1 - pasted) / 2)).batch(16, 32)
+def test_a_code_point_in_another_style_is_a_variant(data: Path) -> None:
+    plain = load_emoji([data / "emoji"], held_out=False)
+    both = load_emoji([data / "emoji", data / "emoji_styles" / "flat"], held_out=False)
+    assert torch.equal(both.count, 2 * plain.count)
+
+
+def test_cut_outs_keep_their_aspect(data: Path) -> None:
+    pixels = load_cut_outs(data / "cutouts", held_out=False).pixels
+    rows, columns = ((pixels[:, 3] > 127).any(axis).sum(1) for axis in (2, 1))
+    assert (rows < 0.6 * columns).all()
+
+
+def test_a_folder_of_categories_makes_pairs_of_one_category(data: Path) -> None:
+    photos = load_folder(data / "things", 64)
+    assert photos.pixels.shape == (6, 3, 64, 64)
+    assert photos.labels[:, 0].flatten(1).amax(1).tolist() == [1, 1, 1, 2, 2, 2]
+    scenes = folder_mixture(data / "things", 64, Dice(0)).batch(8, 48)
+    assert scenes.prompt_area.flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("source", sorted(ONLY))
+def test_scenes_of_every_source_are_in_range_and_show_what_is_asked_for(data: Path, source: str) -> None:
+    scenes = maker(data, 0, Shares(**{**ONLY, source: 1.0}), Pasting(absent=0.0)).batch(16, 32)
     assert len(scenes) == 16
     for images in (scenes.prompt_image, scenes.image, scenes.prompt_mask, scenes.mask):
         assert images.shape == (16, 3, 32, 32)
@@ -74,18 +116,91 @@ def test_scenes_have_an_object_in_both_halves_and_are_in_range(data: Path, paste
     assert scenes.area.flatten(1).any(1).all()
 
 
-def test_masks_are_painted_in_two_colours_that_differ(data: Path) -> None:
-    scenes = maker(data, 0).batch(64, 16)
+def test_masks_are_black_and_white_or_painted_in_colours_that_differ(data: Path) -> None:
+    scenes = maker(data, 0, Shares(random_colours=0.5)).batch(64, 16)
     assert ((scenes.colours[:, 0] - scenes.colours[:, 1]).norm(dim=1) > 100).all()
-    plain = (scenes.colours == torch.tensor([[0.0] * 3, [255.0] * 3])).flatten(1).all(1)
+    plain = (scenes.colours[:, :2] == torch.tensor([[0.0] * 3, [255.0] * 3])).flatten(1).all(1)
     assert 0.25 < plain.float().mean() < 0.75
     assert torch.equal(scenes.mask.permute(0, 2, 3, 1)[scenes.area][0], scenes.colours[scenes.area.any(2).any(1)][0, 1])
 
 
-def test_the_object_moves_between_the_halves(data: Path) -> None:
-    scenes = maker(data, 0, Mixture(pasted=1.0)).batch(32, 32)
+def test_the_thing_moves_between_the_halves(data: Path) -> None:
+    scenes = pasted(data, absent=0.0).batch(32, 32)
     same = (scenes.prompt_area & scenes.area).sum((1, 2)) / (scenes.prompt_area | scenes.area).sum((1, 2))
     assert same.mean() < 0.5
+
+
+def test_an_absent_thing_leaves_the_mask_empty(data: Path) -> None:
+    scenes = pasted(data, busy=1.0, absent=1.0).batch(16, 32)
+    assert scenes.prompt_area.flatten(1).any(1).all()
+    assert not scenes.area.any()
+
+
+def test_a_second_class_has_a_colour_of_its_own_in_both_halves(data: Path) -> None:
+    scenes = pasted(data, busy=1.0, second=1.0, absent=0.0).batch(64, 32)
+    both = (scenes.labels == OTHER).flatten(1).any(1) & (scenes.prompt_labels == OTHER).flatten(1).any(1)
+    assert both.float().mean() > 0.3
+    colours = scenes.colours[both]
+    assert ((colours[:, 1] - colours[:, 2]).norm(dim=1) > 100).all()
+    assert ((colours[:, 0] - colours[:, 2]).norm(dim=1) > 100).all()
+
+
+def test_several_copies_cover_more_places_than_one(data: Path) -> None:
+    def spread(scenes: Scenes) -> float:
+        return scenes.area.any(1).float().mean().item()
+
+    assert spread(pasted(data, busy=0.0, several=1.0).batch(64, 32)) > spread(
+        pasted(data, busy=0.0, several=0.0).batch(64, 32)
+    )
+
+
+def test_held_out_scenes_are_the_same_every_time(data: Path) -> None:
+    one, again = (held_out_maker(data, torch.device("cpu")).batch(4, 32) for _ in range(2))
+    assert torch.equal(one.image, again.image)
+
+
+def test_a_collection_is_drawn_by_its_share_not_by_its_size() -> None:
+    small, large = (
+        Sprites(torch.full((count, 4, 8, 8), value, dtype=torch.uint8), torch.arange(count), torch.ones(count).long())
+        for count, value in ((2, 1), (50, 2))
+    )
+    bank = Bank.joined([(0.75, small), (0.25, large)])
+    kinds = bank.kinds(Dice(0), 2000)
+    assert 0.7 < (kinds < 2).float().mean() < 0.8
+    assert bank.neighbour(torch.tensor([0, 1, 2, 51]), torch.tensor([-1, 1, -1, 3])).tolist() == [0, 1, 2, 51]
+    assert (bank.sprites.pixels[bank.sprites.first[kinds[kinds < 2]]] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("drawn", "variants"),
+    [
+        (lambda dice: creatures(dice, 12), 6),
+        (lambda dice: turned(dice, 12), 4),
+        (lambda dice: shapes(dice, 12), 2),
+        (letters, 6),
+    ],
+)
+def test_drawn_things_are_cut_outs_in_kinds(drawn, variants: int) -> None:
+    sprites = drawn(Dice(0))
+    assert (sprites.count == variants).all()
+    assert len(sprites.pixels) == len(sprites.first) * variants
+    covered = (sprites.pixels[:, 3] > 127).float().mean((1, 2))
+    assert covered.min() > 0.01
+    assert covered.max() < 0.95
+    assert (sprites.pixels[:, :3] <= sprites.pixels[:, 3:]).all()
+
+
+def test_pasted_scenes_need_no_device_but_the_dices(data: Path) -> None:
+    photos = load_clothing(data / "clothing", held_out=False)
+    bank = Bank.joined([(1.0, cut_outs(photos))])
+    halves = Pasted(bank, photos.pixels).halves(Dice(1), 8, 24)
+    assert halves.labels.max() in (THING, OTHER)
+    assert len(halves) == 8
+
+
+def test_blurring_keeps_flat_pictures() -> None:
+    picture = torch.full((1, 4, 6, 6), 9.0)
+    torch.testing.assert_close(blurred(picture), picture)
 
 
 def test_a_view_of_the_whole_picture_is_the_picture() -> None:
@@ -115,7 +230,7 @@ def test_colour_regions_follow_the_colours() -> None:
 
 def test_cut_outs_are_premultiplied(data: Path) -> None:
     for sprites in (
-        load_emoji(data / "emoji", held_out=False),
+        load_emoji([data / "emoji"], held_out=False),
         cut_outs(load_clothing(data / "clothing", held_out=False)),
     ):
         assert isinstance(sprites, Sprites)

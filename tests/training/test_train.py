@@ -13,12 +13,16 @@ from transformers import SegGptForImageSegmentation as Reference
 
 from model.checkpoint import load, resolve
 from model.config import SegGptConfig
-from training import train
+from training.draw import Dice
 from training.export import export
 from training.initialise import new_network, resized
 from training.loss import balanced_loss, overlap
+from training.mixtures import bundled_mixture, held_out_maker
+from training.muon import orthogonal
+from training.painting import loss_of_answers, loss_of_hidden
+from training.recipe import BUNDLED, Recipe, Stage, bundled_config, fine_tuning
 from training.snapshot import Snapshot, follow
-from training.train import Recipe, Run
+from training.train import Run
 
 TINY = SegGptConfig(
     hidden_size=32,
@@ -39,12 +43,14 @@ def tiny_config(size: int) -> SegGptConfig:
     return replace(TINY, image_size=(2 * size, size))
 
 
-def tiny_run(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> Run:
-    monkeypatch.setattr(train, "small_config", tiny_config)
-    recipe = replace(
-        Recipe(size=32, batch=8, pairs=64, warm_up_steps=2, report_every=4, precision=torch.float32), **changes
-    )
-    return Run(recipe, data, out, None, torch.device("cpu"))
+RECIPE = Recipe(
+    stages=(Stage(0.5, 32, 8), Stage(1.0, 48, 8)), pairs=64, warm_up_steps=2, report_every=4, precision=torch.float32
+)
+
+
+def tiny_run(data: Path, out: Path, recipe: Recipe = RECIPE, resume: Path | None = None) -> Run:
+    judge = held_out_maker(data, torch.device("cpu"))
+    return Run(recipe, lambda dice: bundled_mixture(data, dice, drawn_kinds=12), judge, out, start=TINY, resume=resume)
 
 
 def test_object_and_background_weigh_the_same_however_small_the_object() -> None:
@@ -64,6 +70,23 @@ def test_the_loss_of_a_perfect_answer_is_zero() -> None:
     assert balanced_loss(wanted, wanted, torch.rand(2, 4, 4) > 0.5) == 0
 
 
+def test_every_class_of_a_pair_weighs_the_same() -> None:
+    labels = torch.zeros(1, 10, 10, dtype=torch.uint8)
+    labels[0, 0, 0], labels[0, 5:] = 2, 1
+    wanted = torch.zeros(1, 3, 10, 10)
+    losses = [balanced_loss(wanted + 3.0 * (labels == label), wanted, labels).item() for label in range(3)]
+    assert losses == pytest.approx([losses[0]] * 3)
+
+
+def test_pixels_that_are_not_counted_do_not_matter() -> None:
+    labels, wanted = torch.zeros(1, 4, 4, dtype=torch.uint8), torch.zeros(1, 3, 4, 4)
+    counted = torch.zeros(1, 4, 4, dtype=torch.bool)
+    counted[0, 0] = True
+    painted = wanted.clone()
+    painted[:, :, 1:] = 9.0
+    assert balanced_loss(painted, wanted, labels, counted=counted) == 0
+
+
 def test_overlap_counts_shared_over_all() -> None:
     one, two = torch.zeros(2, 2, 2, dtype=torch.bool), torch.zeros(2, 2, 2, dtype=torch.bool)
     one[0, 0], two[0, :, 0] = True, True
@@ -71,31 +94,83 @@ def test_overlap_counts_shared_over_all() -> None:
 
 
 @pytest.mark.parametrize("optimiser", ["muon", "adamw"])
-def test_a_few_steps_lower_the_loss(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser: str
-) -> None:
-    run = tiny_run(data, tmp_path, monkeypatch, optimiser=optimiser)
-    scenes, kind = next(run.batches())
-    losses = []
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_few_steps_lower_the_loss(data: Path, tmp_path: Path, optimiser: str, hidden: bool) -> None:
+    run = tiny_run(data, tmp_path, replace(RECIPE, pairs=10**6, optimiser=optimiser, learning_rate=3e-3))
+    scenes, losses = run.makers.batch(8, 32), []
     for _ in range(8):
-        losses.append(run.gradients(scenes, kind, 0.0)[1])
-        run.step(3e-3)
+        if hidden:
+            loss = loss_of_hidden(run.network, scenes, "instance", 1.0, Dice(5))
+        else:
+            loss = loss_of_answers(run.network, scenes, "instance", 1.0)
+        run.network.zero_grad()
+        loss.backward()
+        run.step()
+        losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_run_ends_logs_and_can_be_resumed_at_another_size(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tiny_run(data, tmp_path, monkeypatch)
-    run.train()
+def test_a_run_grows_its_pictures_ends_and_logs(data: Path, tmp_path: Path) -> None:
+    tiny_run(data, tmp_path).train()
     snapshot = Snapshot.load(tmp_path / "snapshot.pt")
     assert snapshot.pairs == 64
-    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 3
+    assert snapshot.config.image_size == (96, 48)
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert lines[0] == "pairs,seconds,size,loss,learning_rate,held_out_iou"
+    assert [line.split(",")[0] for line in lines[1:]] == ["32", "64", "64"]
+    assert [line.split(",")[2] for line in lines[1:]] == ["32", "48", "48"]
     assert list(tmp_path.glob("samples_*.png"))
-    larger = replace(run.recipe, size=48, pairs=8)
-    Run(larger, data, tmp_path, tmp_path / "snapshot.pt", torch.device("cpu")).train()
-    assert Snapshot.load(tmp_path / "snapshot.pt").pairs == 72
-    assert Snapshot.load(tmp_path / "snapshot.pt").config.image_size == (96, 48)
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_seed_others(data: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        tiny_run(data, tmp_path / name, replace(RECIPE, seed=seed)).train()
+    losses = {}
+    for name in ("one", "again", "other"):
+        rows = (tmp_path / name / "log.csv").read_text().splitlines()[1:]
+        losses[name] = [row.split(",")[3] for row in rows]
+    assert losses["one"] == losses["again"]
+    assert losses["one"] != losses["other"]
+
+
+def test_an_interrupted_run_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
+    run = tiny_run(data, tmp_path)
+    for _ in range(5):
+        run._enter(run.recipe.stage(run.progress))
+        run.gradients()
+        run.step()
+    run.report(1.0, 0.0)
+    again = tiny_run(data, tmp_path, resume=tmp_path / "snapshot.pt")
+    assert (again.pairs, again.steps, again.stage.size) == (40, 5, 48)
+    for name, weight in run.network.state_dict().items():
+        assert torch.equal(weight, again.network.state_dict()[name]), name
+    again.train()
+    assert Snapshot.load(tmp_path / "snapshot.pt").pairs == 64
+
+
+def test_the_learning_rate_rises_and_falls_to_zero(data: Path, tmp_path: Path) -> None:
+    run = tiny_run(data, tmp_path)
+    rates = []
+    for progress, fresh in ((0.0, 0), (0.0, 1), (0.5, 9), (1.0, 9)):
+        run.pairs, run.fresh_steps = round(progress * RECIPE.pairs), fresh
+        rates.append(run.learning_rate())
+    top = RECIPE.learning_rate
+    assert rates == pytest.approx([top / 2, top, top / 2, 0.0])
+
+
+def test_the_bundled_recipe_covers_the_whole_run_in_growing_pictures() -> None:
+    sizes = [BUNDLED.stage(progress / 100).size for progress in range(101)]
+    assert sizes == sorted(sizes)
+    assert BUNDLED.stages[-1].until == 1.0
+    assert bundled_config(sizes[-1]).half_size == (sizes[-1], sizes[-1])
+    assert fine_tuning(TINY, 2).stages == (Stage(1.0, 32, 2),)
+
+
+def test_orthogonal_matrices_have_singular_values_near_one() -> None:
+    for shape in ((24, 8), (8, 24)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(*shape)))
+        assert values.min() > 0.5
+        assert values.max() < 1.5
 
 
 def test_an_exported_snapshot_answers_in_transformers_as_here(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Between scenes and networks: pixels to the network's units, questions, answers, and what was found."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.colours import normalise
+from model.seggpt import SegGptForImageSegmentation
+from training.draw import Dice
+from training.loss import balanced_loss
+from training.scenes import THING, Scenes
+
+HIDDEN_SHARE = 0.75  # of the patches, where random ones are hidden
+
+
+def normalised(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 3, H, W) in [0, 255] -> the network's units."""
+    return normalise(pixels.movedim(1, -1), dtype).contiguous()
+
+
+def answer(network: SegGptForImageSegmentation, scenes: Scenes, kind: str = "instance") -> Tensor:
+    """Paint the input halves: (B, 3, S, S) normalised."""
+    dtype = network.dtype
+    output = network(
+        normalised(scenes.image, dtype),
+        normalised(scenes.prompt_image, dtype),
+        normalised(scenes.prompt_mask, dtype),
+        embedding_type=kind,
+        answer_only=True,
+    )
+    painted: Tensor = output.pred_masks
+    return painted
+
+
+def loss_of_answers(network: SegGptForImageSegmentation, scenes: Scenes, kind: str, balance: float) -> Tensor:
+    """How wrong the painted input halves are."""
+    painted = answer(network, scenes, kind)
+    return balanced_loss(painted, normalised(scenes.mask, torch.float32), scenes.labels, balance=balance)
+
+
+def loss_of_hidden(
+    network: SegGptForImageSegmentation, scenes: Scenes, kind: str, balance: float, dice: Dice
+) -> Tensor:
+    """How wrong the painting of randomly hidden patches is, anywhere on the canvas, seen among the others."""
+    dtype, config = network.dtype, network.config
+    rows, columns = config.grid
+    hidden = dice.chance(HIDDEN_SHARE, len(scenes), rows * columns)
+    prompt_masks, masks = normalised(scenes.prompt_mask, dtype), normalised(scenes.mask, dtype)
+    output = network(
+        normalised(scenes.image, dtype),
+        normalised(scenes.prompt_image, dtype),
+        prompt_masks,
+        bool_masked_pos=hidden,
+        labels=masks,
+        embedding_type=kind,
+    )
+    counted = hidden.view(-1, rows, columns)
+    counted = counted.repeat_interleave(config.patch_size, 1).repeat_interleave(config.patch_size, 2)
+    wanted, labels = torch.cat([prompt_masks, masks], 2), torch.cat([scenes.prompt_labels, scenes.labels], 1)
+    return balanced_loss(output.pred_masks, wanted, labels, balance=balance, counted=counted)
+
+
+def found_area(painted: Tensor, colours: Tensor) -> Tensor:
+    """Which pixels lie nearest to the thing's colour: (B, 3, S, S) normalised and (B, L, 3) -> (B, S, S) bool."""
+    ends = normalised(colours.mT[..., None], torch.float32)[..., 0].mT  # (B, L, 3)
+    distance = (painted.float()[:, None] - ends[..., None, None]).square().sum(2)  # (B, L, S, S)
+    return distance.argmin(1) == THING
