@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import cores
+from model.kernels.products import is_native, product
 
 SHAPES = ((1568, 1024, 4096), (1568, 4096, 1024), (2048, 4096, 4096))
 """(rows, inner, columns) of the products."""
@@ -54,9 +55,12 @@ def _rate(mode: str, shape: tuple[int, int, int], seconds: float) -> float:
         work = _int8_product(*shape)
     elif mode in ("float32", "bfloat16"):
         dtype = torch.bfloat16 if mode == "bfloat16" else torch.float32
-        inputs = torch.randn(rows, inner).to(dtype)
-        packed = torch.ops.mkldnn._reorder_linear_weight(torch.randn(columns, inner).to(dtype), rows)
-        work = partial(torch.ops.mkldnn._linear_pointwise, inputs, packed, None, "none", [], "")
+        inputs, weight = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
+        if is_native(dtype):
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+            work = partial(torch.ops.mkldnn._linear_pointwise, inputs, packed, None, "none", [], "")
+        else:
+            work = partial(product, inputs, weight)
     else:
         raise ValueError(f"mode is {mode!r}; it must be float32, bfloat16 or int8")
     return 2 * rows * inner * columns / 1e9 / fastest(work, seconds)
@@ -69,4 +73,5 @@ def _int8_product(rows: int, inner: int, columns: int) -> Callable[[], Tensor]:
     packed = onednn.qlinear_prepack(weight, list(inputs.shape))
     scales, zeros = torch.ones(columns), torch.zeros(columns, dtype=torch.int32)
     factors = (inputs, 1.0, 128, packed, scales, zeros, None)
-    return partial(onednn.qlinear_pointwise, *factors, 1.0, 0, torch.bfloat16, "none", [], "")
+    written = torch.bfloat16 if is_native(torch.bfloat16) else torch.float32  # as `QuantisedLinear` does
+    return partial(onednn.qlinear_pointwise, *factors, 1.0, 0, written, "none", [], "")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.kernels.products import is_native
 from model.kernels.quantise import LARGEST, ZERO_POINT, quantise_rows, rescale_rows
 
 Activation = Literal["none", "gelu"]
@@ -82,7 +83,9 @@ class QuantisedLinear(nn.Module):
         super().__init__()
         self.outputs, width = weight.shape
         weight = weight.detach().float()
-        steps = weight.abs().amax(dim=1).clamp(min=1e-12) / LARGEST
+        # AVX2 adds two products in 16 bits, which half of the weights' range cannot overflow.
+        largest = LARGEST if is_native(torch.bfloat16) else LARGEST // 2
+        steps = weight.abs().amax(dim=1).clamp(min=1e-12) / largest
         quantised = (weight / steps[:, None]).round().to(torch.int8)
         self._packed = torch.ops.onednn.qlinear_prepack(quantised, [rows, width])
         self._steps = steps
@@ -103,11 +106,12 @@ class QuantisedLinear(nn.Module):
             None,
             1.0,
             0,
-            torch.bfloat16,
+            # Without products in bfloat16 oneDNN would also write it by its slowest code, a thousand times slower.
+            torch.bfloat16 if is_native(torch.bfloat16) else torch.float32,
             "none",
             [],
             "",
         )
         rescale_rows(products, steps, self._bias, with_gelu=self._activation == "gelu")
-        result: Tensor = products.view(*inputs.shape[:-1], self.outputs)
+        result: Tensor = products.view(*inputs.shape[:-1], self.outputs).to(torch.bfloat16)
         return result

@@ -44,7 +44,7 @@ def rescale_rows(products: Tensor, steps: Tensor, bias: Tensor, *, with_gelu: bo
     """Turn products of quantised rows into a linear layer's outputs, in place.
 
     Args:
-        products: (T, N) bfloat16; changed.
+        products: (T, N) float32 or bfloat16; changed.
         steps: (T,) float32, of the rows.
         bias: (N,) float32.
         with_gelu: whether the exact gelu follows.
