@@ -1,7 +1,7 @@
 """`seggpt`: the command line. Knows the commands' names; each is a module that is imported when it is asked for.
 
-So `seggpt segment --help` waits for no network library, and what only one command needs (torch, for `convert`) stays
-away from all others.
+So `seggpt segment --help` waits for no network library, and what only some commands need (torch, for `convert` and
+`tune`) stays away from all others.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ _COMMANDS: Final = {
     "serve": "run the service in the foreground",
     "segment": "mark the same in many pictures: files, folders, globs",
     "prompts": "add, list, show, rename and remove registered prompts",
+    "tune": "learn a prompt for one set of pictures",
     "convert": "write a checkpoint, an original .pth for one, as safetensors",
     "info": "what a checkpoint is, or what a running service has loaded",
 }

@@ -19,6 +19,8 @@ answer.
     │   ├── ExampleCount             422 example-count
     │   ├── InvalidLabels            422 invalid-labels
     │   ├── TooManyTiles             422 too-many-tiles
+    │   ├── InvalidTunedPrompt       422 invalid-tuned-prompt
+    │   ├── OtherCheckpoint          422 other-checkpoint
     │   └── ImageProblem             about one uploaded picture, named in `field`
     │       ├── UnsupportedImageType 415 unsupported-image-type
     │       ├── UndecodableImage     422 undecodable-image
@@ -179,6 +181,18 @@ class TooManyTiles(RequestProblem):
     slug, status, title = "too-many-tiles", 422, "The picture would have too many tiles"
 
 
+class InvalidTunedPrompt(RequestProblem):
+    """`tuned` is not a file that `seggpt tune` wrote, or it is damaged."""
+
+    slug, status, title = "invalid-tuned-prompt", 422, "The tuned prompt cannot be read"
+
+
+class OtherCheckpoint(RequestProblem):
+    """The prompt was tuned for another checkpoint than the one that this service has; it fits that one alone."""
+
+    slug, status, title = "other-checkpoint", 422, "The prompt was tuned for another checkpoint"
+
+
 class ImageProblem(RequestProblem):
     """About one uploaded picture; the member `field` names its form field, e.g. "prompt_mask[1]"."""
 
@@ -330,6 +344,8 @@ PROBLEMS: Final[dict[str, type[Problem]]] = {
         ExampleCount,
         InvalidLabels,
         TooManyTiles,
+        InvalidTunedPrompt,
+        OtherCheckpoint,
         UrlNotAllowed,
         UrlUnreachable,
         MaskAspect,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.labels import Labels, MaskKind
+from app.labels import Labels, PromptKind
 
 _DIGEST_BYTES = 32
 
@@ -41,7 +41,7 @@ class KnownExample:
         return self.image.nbytes + self.mask.nbytes
 
 
-def example_key(example: Example, kind: MaskKind, labels: Labels) -> bytes:
+def example_key(example: Example, kind: PromptKind, labels: Labels) -> bytes:
     """What names an example: a hash of both files' bytes, of where the one ends, and of what the mask's values mean."""
     digest = hashlib.blake2b(len(example.image).to_bytes(8, "big"), digest_size=_DIGEST_BYTES)
     digest.update(example.image)

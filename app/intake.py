@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from PIL import Image
 
 from app.codecs import Codecs
-from app.errors import EmptyMask
+from app.errors import EmptyMask, InvalidTunedPrompt
 from app.examples import Example, ExampleCache, KnownExample, example_key, prompt_name
 from app.images import (
     Limits,
@@ -264,6 +265,8 @@ class Intake:
             mask = decode_mask(data, self._limits, field)
             decoded = time.perf_counter()
             cell = mask_to_cell(mask, self._cell_size)
+        elif concept.kind == "tuned":
+            return self._tuned_mask(data, field)
         else:
             decode = decode_index_mask if concept.kind == "index" else decode_colour_mask
             mask = decode(data, self._limits, field)
@@ -277,6 +280,20 @@ class Intake:
                 field=field,
             )
         return _Picture(cell, (mask.height, mask.width), decoded - start, time.perf_counter() - decoded)
+
+    def _tuned_mask(self, data: bytes, field: str) -> _Picture:
+        """Learned colours, pixel by pixel as they were tuned.
+
+        Raises:
+            InvalidTunedPrompt: they are not of the network's size; resized they would mean nothing.
+        """
+        start = time.perf_counter()
+        mask = decode_image(data, self._limits, field)
+        size = (mask.height, mask.width)
+        if size != self._cell_size:
+            got, allowed = ("x".join(map(str, sides[::-1])) for sides in (size, self._cell_size))
+            raise InvalidTunedPrompt(f"{field}: got {got} learned pixels (width x height); the network takes {allowed}")
+        return _Picture(np.asarray(mask), size, time.perf_counter() - start, 0.0)
 
 
 def _prompt(examples: Sequence[KnownExample], name: str, ensemble: Ensemble) -> Prompt:

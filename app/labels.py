@@ -19,6 +19,9 @@ from app.errors import InvalidLabels
 MaskKind = Literal["binary", "index", "colour"]
 """How a prompt mask shows classes: all that is not black is the one thing; pixel values are class indices; colours."""
 
+PromptKind = Literal[MaskKind, "tuned"]
+"""That of a registered prompt: also "tuned", learned colours of one thing, which the network takes as they are."""
+
 Colour = tuple[int, int, int]
 MOST_LABELS: Final = 64
 _NAME_CHARACTERS: Final = 100

@@ -11,7 +11,7 @@ from PIL import Image
 
 from app.examples import Example
 from app.images import Limits, decode_colour_mask, decode_image, decode_index_mask, decode_mask
-from app.labels import BINARY, Colour, Labels, MaskKind
+from app.labels import BINARY, Colour, Labels, PromptKind
 
 MOST_EXAMPLES: Final = 4
 MOST_HEIGHT: Final = 512
@@ -20,9 +20,16 @@ _GAP: Final = 8
 _TINT: Final = 0.55
 # White, which the network is shown for the one class of binary masks, would not be seen on most photographs.
 _BINARY_TINT: Final[Colour] = (255, 40, 90)
+_MIDDLE_GREY: Final = 127.5
+_DECODERS: Final = {
+    "binary": decode_mask,
+    "index": decode_index_mask,
+    "colour": decode_colour_mask,
+    "tuned": decode_image,
+}
 
 
-def preview(examples: Sequence[Example], kind: MaskKind, labels: Labels, limits: Limits) -> bytes:
+def preview(examples: Sequence[Example], kind: PromptKind, labels: Labels, limits: Limits) -> bytes:
     """Draw at most 4 examples in one row; decodes them one after the other.
 
     Args:
@@ -49,18 +56,21 @@ def preview(examples: Sequence[Example], kind: MaskKind, labels: Labels, limits:
     return buffer.getvalue()
 
 
-def _draw(example: Example, number: int, kind: MaskKind, labels: Labels, limits: Limits) -> Image.Image:
+def _draw(example: Example, number: int, kind: PromptKind, labels: Labels, limits: Limits) -> Image.Image:
     """One example, scaled down to its place, with its mask."""
     picture = decode_image(example.image, limits, f"prompt_image[{number}]")
     picture.thumbnail((_MOST_WIDTH, MOST_HEIGHT), Image.Resampling.BICUBIC)
-    decode = {"binary": decode_mask, "index": decode_index_mask, "colour": decode_colour_mask}[kind]
+    decode = _DECODERS[kind]
     full = decode(example.mask, limits, f"prompt_mask[{number}]")
     mask = np.asarray(full.resize(picture.size, Image.Resampling.NEAREST))  # (h, w), or (h, w, 3) of colours
     pixels = np.array(picture)
     for label in labels:
-        colour = _BINARY_TINT if (kind, label.colour) == ("binary", BINARY[0].colour) else label.colour
+        is_one = kind in {"binary", "tuned"}
+        colour = _BINARY_TINT if is_one and label.colour == BINARY[0].colour else label.colour
         if kind == "colour":
             where = (mask == np.array(label.colour, np.uint8)).all(axis=2)
+        elif kind == "tuned":
+            where = mask.mean(axis=2) > _MIDDLE_GREY
         else:
             where = mask > 0 if kind == "binary" else mask == label.index
         tinted = pixels[where] * (1 - _TINT) + np.array(colour) * _TINT

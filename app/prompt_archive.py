@@ -10,13 +10,13 @@ import hashlib
 import json
 import struct
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from app.examples import Example
-from app.labels import Label, Labels, MaskKind, hexadecimal
+from app.labels import Label, Labels, PromptKind, hexadecimal
 
 ID_CHARACTERS: Final = 32
 _FORMAT: Final = 1
@@ -46,6 +46,19 @@ class DamagedError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class TunedFor:
+    """The one checkpoint that a tuned prompt fits.
+
+    Args:
+        checkpoint: what people call it.
+        fingerprint: of its weights, 64 hexadecimal digits; the same as `model.checkpoint.fingerprint`.
+    """
+
+    checkpoint: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewPrompt:
     """What somebody wants to register.
 
@@ -54,12 +67,14 @@ class NewPrompt:
         kind: how their masks show classes.
         labels: the classes.
         name: what people may call it instead of its id.
+        tuned_for: of a tuned prompt, and only of such a one.
     """
 
     examples: tuple[Example, ...]
-    kind: MaskKind
+    kind: PromptKind
     labels: Labels
     name: str | None = None
+    tuned_for: TunedFor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +97,14 @@ class Archived:
 
 
 def prompt_id(prompt: NewPrompt) -> str:
-    """32 hexadecimal digits: a hash of mask kind, labels and the files' bytes, in order; the name does not count."""
+    """32 hexadecimal digits: a hash of mask kind, labels and the files' bytes, in order; the name does not count.
+
+    Of a tuned prompt the checkpoint's fingerprint counts, too.
+    """
     labels = [[label.index, label.name, hexadecimal(label.colour)] for label in prompt.labels]
+    meaning = [prompt.kind, labels, *([] if prompt.tuned_for is None else [prompt.tuned_for.fingerprint])]
     digest = hashlib.blake2b(digest_size=ID_CHARACTERS // 2)
-    for part in (json.dumps([prompt.kind, labels]).encode(), *_files(prompt).values()):
+    for part in (json.dumps(meaning).encode(), *_files(prompt).values()):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.hexdigest()
@@ -105,6 +124,8 @@ def pack(prompt: NewPrompt, created_at: datetime, mark: str) -> bytes:
         ],
         "examples": len(prompt.examples),
     }
+    if prompt.tuned_for is not None:
+        manifest["tuned_for"] = asdict(prompt.tuned_for)
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # pictures are compressed already
         archive.writestr(zipfile.ZipInfo(_MANIFEST, _ZIP_TIME), json.dumps(manifest, indent=1))
@@ -144,8 +165,9 @@ def _unpack(data: bytes) -> Archived:
                 raise ValueError(entry.filename)  # would swell when read
         manifest: dict[str, Any] = json.loads(archive.read(_MANIFEST))
         count, kind, name = manifest["examples"], manifest["mask_kind"], manifest["name"]
-        if manifest["format"] != _FORMAT or kind not in {"binary", "index", "colour"} or not isinstance(count, int):
+        if manifest["format"] != _FORMAT or kind not in get_args(PromptKind) or not isinstance(count, int):
             raise ValueError(_MANIFEST)
+        tuned_for = TunedFor(**manifest["tuned_for"]) if kind == "tuned" else None
         examples = tuple(
             Example(archive.read(f"image-{number}"), archive.read(f"mask-{number}")) for number in range(count)
         )
@@ -156,7 +178,11 @@ def _unpack(data: bytes) -> Archived:
     )
     created_at = datetime.fromisoformat(manifest["created_at"]).astimezone(UTC)
     return Archived(
-        NewPrompt(examples, kind, labels, name), manifest["id"], created_at, str(manifest["mark"]), len(data)
+        NewPrompt(examples, kind, labels, name, tuned_for),
+        manifest["id"],
+        created_at,
+        str(manifest["mark"]),
+        len(data),
     )
 
 

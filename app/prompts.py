@@ -23,9 +23,9 @@ from typing import Final, Generic, TypeVar
 
 from app.errors import InvalidRequest, NameTaken, PromptDamaged, PromptNotFound
 from app.examples import Example
-from app.labels import Labels, MaskKind
+from app.labels import Labels, PromptKind
 from app.objects import Stamp, open_objects
-from app.prompt_archive import Archived, DamagedError, NewPrompt, pack, prompt_id, unpack
+from app.prompt_archive import Archived, DamagedError, NewPrompt, TunedFor, pack, prompt_id, unpack
 from app.prompt_names import Names, Registration, check_name, is_id, not_found
 
 MOST_LISTED: Final = 1000
@@ -53,15 +53,17 @@ class StoredPrompt:
         labels: the classes.
         examples: encoded, as they came.
         bytes: what it takes in the store.
+        tuned_for: the checkpoint that it fits, if it was tuned.
     """
 
     id: str
     name: str | None
     created_at: datetime
-    kind: MaskKind
+    kind: PromptKind
     labels: Labels
     examples: tuple[Example, ...]
     bytes: int
+    tuned_for: TunedFor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class PromptEntry:
     id: str
     name: str | None
     created_at: datetime | None
-    kind: MaskKind | None
+    kind: PromptKind | None
     labels: Labels
     examples: int | None
     bytes: int
@@ -220,7 +222,14 @@ class PromptStore:
         name = self._names.of([_registration(archived)]).get(archived.id)
         prompt = archived.prompt
         return StoredPrompt(
-            archived.id, name, archived.created_at, prompt.kind, prompt.labels, prompt.examples, archived.bytes
+            id=archived.id,
+            name=name,
+            created_at=archived.created_at,
+            kind=prompt.kind,
+            labels=prompt.labels,
+            examples=prompt.examples,
+            bytes=archived.bytes,
+            tuned_for=prompt.tuned_for,
         )
 
     def _archived(self, identity: str) -> Archived:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from app.examples import Example
-from app.labels import BINARY, Labels, MaskKind
+from app.labels import BINARY, Labels, PromptKind
 from app.metrics import STAGES
 from app.tiles import TileSize
 
@@ -49,7 +49,7 @@ class Concept:
     """
 
     examples: Sequence[Example]
-    kind: MaskKind = "binary"
+    kind: PromptKind = "binary"
     labels: Labels = BINARY
     name: str = "examples"
 

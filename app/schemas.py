@@ -146,8 +146,8 @@ class PromptBody(BaseModel):
     created_at: datetime | None = Field(
         description="When it was registered; null if damaged.", examples=["2025-06-01T12:00:00Z"]
     )
-    mask_kind: Literal["binary", "index", "colour"] | None = Field(
-        description="How its masks show classes; null if damaged.", examples=["binary"]
+    mask_kind: Literal["binary", "index", "colour", "tuned"] | None = Field(
+        description="How its masks show classes, or `tuned`; null if damaged.", examples=["binary"]
     )
     labels: list[LabelBody] = Field(description="Its classes, by rising index; empty if damaged.")
     examples: int | None = Field(description="How many it has; null if damaged.", examples=[1])

@@ -17,12 +17,13 @@ from typing import Any, TypeVar
 
 from app.batcher import Batcher, cells_needed
 from app.codecs import Codecs
-from app.errors import DeadlineExceeded, Draining, NotReady, Problem
+from app.errors import DeadlineExceeded, Draining, NotReady, OtherCheckpoint, Problem
 from app.examples import ExampleCache
 from app.images import Limits
 from app.intake import Intake
 from app.metrics import Metrics
 from app.pipeline import Pipeline
+from app.prompt_archive import TunedFor
 from app.prompts import PromptStore
 from app.remote import Fetcher
 from app.requests import Concept
@@ -146,7 +147,26 @@ class Service:
     async def _find_prompt(self, identity: str, deadline: float) -> Concept:
         """A registered prompt as the pipeline takes it."""
         prompt = await self.ask_store(self.prompts.get, identity, deadline=deadline)
+        self.check_tuned(prompt.tuned_for, f"the prompt {prompt.name or prompt.id!r}")
         return Concept(prompt.examples, prompt.kind, prompt.labels, prompt.name or prompt.id)
+
+    def check_tuned(self, tuned_for: TunedFor | None, what: str) -> None:
+        """Refuse what was tuned for another checkpoint: here it would mean nothing, and no answer would say so.
+
+        Args:
+            tuned_for: None if nothing was tuned.
+            what: the prompt, for the message.
+
+        Raises:
+            OtherCheckpoint: it was.
+        """
+        if tuned_for is None or self._prepared is None or tuned_for.fingerprint == self._prepared.fingerprint:
+            return
+        raise OtherCheckpoint(
+            f"{what} was tuned for the checkpoint {tuned_for.checkpoint!r} with the fingerprint "
+            f"{tuned_for.fingerprint[:12]}; this service has one with the fingerprint "
+            f"{self._prepared.fingerprint[:12]}; tune a prompt for it with `seggpt tune`"
+        )
 
     async def _open(self) -> None:
         try:

@@ -7,6 +7,7 @@ python -m benchmarks service --help   the service beside the bare model and besi
 python -m benchmarks stages --help    what a request costs, stage by stage
 python -m benchmarks doors --help    what registered prompts and batch requests save
 python -m benchmarks tiles --help     small objects in a large picture, with and without tiles
+python -m benchmarks tuning --help    what a tuned prompt is worth beside examples
 python -m benchmarks document         write the results into docs/performance.md, and draw its pictures
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 ALL = ("cpu", "profile", "service")
-ALONE = (*ALL, "stages", "doors", "tiles", "document")
+ALONE = (*ALL, "stages", "doors", "tiles", "tuning", "document")
 
 
 def main(arguments: Sequence[str]) -> int:

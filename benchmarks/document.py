@@ -1,4 +1,4 @@
-"""`python -m benchmarks document`: the results on disk into docs/performance.md, and its pictures beside it.
+"""`python -m benchmarks document`: the results on disk into docs/performance.md and docs/tuning.md, and their pictures.
 
 So no figure there is written by hand. What has no result keeps what stands there.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cpu, doors, profile, service, stages, tiles
+from benchmarks import cpu, doors, profile, service, stages, tiles, tuning
 from benchmarks.plots import draw
 from benchmarks.report import ROOT, Machine, Table, stored, write_block
 
@@ -29,14 +29,19 @@ BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "stages": lambda result: _tables(result, stages.tables(result)),
     "doors": lambda result: _tables(result, doors.tables(result)),
     "tiles": lambda result: _tables(result, tiles.tables(result)),
+    "tuning": lambda result: _tables(result, tuning.tables(result)),
 }
 """What is written into the block of each name, from the result of that name."""
+
+ELSEWHERE = {"tuning": "tuning.md"}
+"""The blocks that stand in another document, beside the first."""
 
 
 PICTURES = {
     "cpu": ("seconds", "Seconds for one image with one example, both sides, both settings of the allocator"),
     "profile": ("roofline", "Roofline: GFLOP/s of each part over its operations per byte, under the measured roofs"),
     "service": ("latency", "p50 and p99 latency over the offered load, both servers"),
+    "tuning": ("tuning", "IoU of the tuned prompt over minutes, and lines for single examples and ensembles"),
 }
 """The picture that stands in the block of a result, and what it shows to those who cannot see it."""
 
@@ -52,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if result:
             picture, shows = PICTURES.get(name, ("", ""))
             image = f"\n\n![{shows}]({picture}.svg)" if picture in drawn else ""
-            write_block(options.path, name, content(result) + image)
+            path = options.path.with_name(ELSEWHERE.get(name, options.path.name))
+            write_block(path, name, content(result) + image)
         print(f"{name}: {'written' if result else 'no result'}")
     return 0

@@ -5,6 +5,7 @@ SVG on no ground, in colours that are legible on white and on black.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,9 +134,27 @@ def _bar(axes: Axes, place: float, spread: Spread, colour: str, label: str | Non
     )
 
 
+def tuning(result: dict[str, Any]) -> Figure:
+    """IoU on the judging pictures over minutes, a line for each number of learned pairs; examples as level lines."""
+    figure = Figure(figsize=(8, 4))
+    axes = figure.add_subplot()
+    for (prompts, points), colour in zip(result["curves"].items(), COLOURS, strict=False):
+        minutes, scores = [point["seconds"] / 60 for point in points], [point["iou"] for point in points]
+        label = "tuned prompt" if prompts == "1" else f"tuned ensemble of {prompts}"
+        axes.plot(minutes, scores, color=colour, marker=".", label=label)
+    single = result["single"]
+    levels = {"best single example": max(single), "median single example": statistics.median(single)}
+    levels |= {f"ensemble of {size}": statistics.median(scores) for size, scores in result["ensembles"].items()}
+    for (label, level), dashes in zip(levels.items(), ("--", ":", "-.", (0, (1, 3))), strict=False):
+        axes.axhline(level, color=INK, linewidth=1, linestyle=dashes, label=label)
+    axes.set(xlabel=f"minutes, threads: {result['threads']}", ylabel="IoU on other pictures", xlim=(0, None))
+    axes.legend(loc="lower right", ncols=2)
+    return figure
+
+
 def draw(folder: Path) -> list[Path]:
     """Draw what there are results for, into this folder."""
-    profile, cpu, service = (stored(name) for name in ("profile", "cpu", "service"))
+    profile, cpu, service, tuned = (stored(name) for name in ("profile", "cpu", "service", "tuning"))
     with mpl.rc_context(STYLE):
         drawn: dict[str, Figure] = {}
         if profile.get("modes"):
@@ -144,6 +163,8 @@ def draw(folder: Path) -> list[Path]:
             drawn["seconds"] = seconds(cpu)
         if service.get("load"):
             drawn["latency"] = latency(service["load"])
+        if tuned.get("curves"):
+            drawn["tuning"] = tuning(tuned)
         for name, figure in drawn.items():
             figure.savefig(folder / f"{name}.svg", transparent=True, metadata={"Date": None})
     return [folder / f"{name}.svg" for name in drawn]

@@ -7,6 +7,7 @@ hub by `model.hub`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIG_KEY = "seggpt_config"  # in the metadata of what `save` writes: a lone file explains itself
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_FINGERPRINT_VALUES = 256  # of each tensor
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,24 @@ def preprocessor_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return values
 
 
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """What tells weights from others: 64 hexadecimal digits, the same in the original and in Hugging Face's layout.
+
+    A hash of every tensor's name and shape and of 256 of its values, spread evenly: training changes all values, and
+    gigabytes need not be read. The same weights rounded to another precision count as others.
+
+    Raises:
+        CheckpointError: the file has gone, or cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(map_tensors(checkpoint.weights).items()):
+        values = tensor.flatten()
+        places = torch.linspace(0, len(values) - 1, min(len(values), _FINGERPRINT_VALUES), dtype=torch.float64).long()
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(values[places].to(torch.float64).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _weights_in(folder: Path) -> Path:
     if not (folder / _CONFIG).is_file():
         raise CheckpointError(f"{folder} has no {_CONFIG}; a checkpoint folder has {_CONFIG} and {_WEIGHTS}")
@@ -274,6 +294,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Layout",
+    "fingerprint",
     "load",
     "preprocessor_of",
     "resolve",

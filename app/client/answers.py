@@ -138,7 +138,7 @@ class Prompt:
         id: names its content; the same content has the same id.
         name: given by people; None if it has none.
         created_at: when it was registered; None of a damaged one, and so are:
-        mask_kind: binary, index or colour.
+        mask_kind: binary, index, colour or tuned.
         examples: how many it has.
         labels: its classes; none of a damaged one.
         size_bytes: of its files.

@@ -14,7 +14,7 @@ import httpx
 from app.client import calls
 from app.client.answers import BatchItem, Health, Model, Png, Prompt, Segmentation
 from app.client.batches import IMAGES_PER_CALL, PATH, Batch, batches
-from app.client.calls import Answer, Call, Example, SegmentOptions, check_status
+from app.client.calls import Answer, Call, Example, SegmentOptions, TunedFile, check_status
 from app.client.errors import BusyError, SegGptError, UnreachableError, transport_errors
 from app.client.pictures import Picture
 from app.client.retries import Attempts, Patience
@@ -160,14 +160,15 @@ class AsyncPrompts:
 
     async def register(
         self,
-        examples: Iterable[Example],
+        examples: Iterable[Example] = (),
         *,
         name: str | None = None,
         mask_kind: Literal["binary", "index", "colour"] | None = None,
         labels: Sequence[Any] | None = None,
+        tuned: TunedFile | None = None,
     ) -> Prompt:
-        """Keep examples under an id."""
-        return await self._client._ask(lambda: calls.register(examples, name, mask_kind, labels))
+        """Keep examples, or a tuned prompt, under an id."""
+        return await self._client._ask(lambda: calls.register(examples, name, mask_kind, labels, tuned))
 
     async def list(self, page: int | None = None) -> AsyncIterator[Prompt]:
         """All of them: `async for prompt in client.prompts.list()`."""

@@ -12,7 +12,7 @@ import httpx
 from app.client import calls
 from app.client.answers import BatchItem, Health, Model, Png, Prompt, Segmentation
 from app.client.batches import IMAGES_PER_CALL, PATH, Batch, batches
-from app.client.calls import Answer, Call, Example, SegmentOptions, check_status
+from app.client.calls import Answer, Call, Example, SegmentOptions, TunedFile, check_status
 from app.client.errors import BusyError, SegGptError, UnreachableError, transport_errors
 from app.client.pictures import Picture
 from app.client.retries import Attempts, Patience
@@ -182,11 +182,12 @@ class Prompts:
 
     def register(
         self,
-        examples: Iterable[Example],
+        examples: Iterable[Example] = (),
         *,
         name: str | None = None,
         mask_kind: Literal["binary", "index", "colour"] | None = None,
         labels: Sequence[Any] | None = None,
+        tuned: TunedFile | None = None,
     ) -> Prompt:
         """Keep examples under an id. The same examples again are the same prompt.
 
@@ -195,11 +196,12 @@ class Prompts:
             name: another name for the id.
             mask_kind: how the masks show classes; None is binary.
             labels: the classes, as in `SegmentOptions`.
+            tuned: what `seggpt tune` wrote, in place of examples: a path or bytes.
 
         Raises:
             SegGptError: see `app.client.errors`; `NameTakenError` if another prompt has the name.
         """
-        return self._client._ask(calls.register(examples, name, mask_kind, labels))
+        return self._client._ask(calls.register(examples, name, mask_kind, labels, tuned))
 
     def list(self, page: int | None = None) -> Iterator[Prompt]:
         """All of them, asked for page by page of so many prompts."""

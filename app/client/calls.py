@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypedDict, TypeVar
@@ -20,6 +21,9 @@ Part = tuple[str, tuple[str | None, str | bytes]]
 
 Example = tuple[Picture, Picture]
 """A prompt image and its prompt mask."""
+
+TunedFile = str | os.PathLike[str] | bytes
+"""What `seggpt tune` wrote: a path, or the file's bytes."""
 
 JSON: Final = "application/json"
 PNG: Final = "image/png"
@@ -208,16 +212,21 @@ def file_part(name: str, file: File) -> Part:
 
 
 def register(
-    examples: Iterable[Example], name: str | None, mask_kind: str | None, labels: Sequence[Any] | None
+    examples: Iterable[Example],
+    name: str | None,
+    mask_kind: str | None,
+    labels: Sequence[Any] | None,
+    tuned: TunedFile | None,
 ) -> Call[Prompt]:
-    """Keep examples under an id.
+    """Keep examples, or a tuned prompt, under an id.
 
     Raises:
-        PictureError: a picture cannot be read.
+        PictureError: a file cannot be read.
     """
     fields = {"name": name, "mask_kind": mask_kind, "labels": None if labels is None else json.dumps(list(labels))}
     texts: list[Part] = [(field, (None, value)) for field, value in fields.items() if value is not None]
-    return Call("POST", PROMPTS, _prompt, parts=(*_example_parts(examples), *texts))
+    learned = [] if tuned is None else [file_part("tuned", to_file(tuned))]
+    return Call("POST", PROMPTS, _prompt, parts=(*_example_parts(examples), *learned, *texts))
 
 
 def prompts_page(limit: int | None, after: str | None) -> Call[tuple[list[Prompt], str | None]]:

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = command("add", "register examples, and print the prompt's id", _add)
     asking.add_example_arguments(add)
+    add.add_argument("--tuned", metavar="FILE", help="what seggpt tune wrote, in place of examples")
     add.add_argument("--name", help="by which it can be called, too")
     listed = command("list", "list all", _list)
     listed.add_argument("--json", action="store_true", help="as JSON lines")
@@ -49,8 +50,10 @@ def run(options: argparse.Namespace) -> int:
         connection.check(options)
         if options.act is _add:
             asking.check_examples(options)
-            if not options.prompt_image:
-                raise ValueError("no example: give --prompt-image and --prompt-mask")
+            if not options.prompt_image and options.tuned is None:
+                raise ValueError("no example: give --prompt-image and --prompt-mask, or --tuned")
+            if options.tuned is not None and (options.prompt_image or options.mask_kind is not None):
+                raise ValueError("--tuned has learned examples of its own: leave --prompt-image and --mask-kind out")
     except ValueError as error:
         return _say(error, _WRONG_USAGE)
     try:
@@ -65,7 +68,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _add(client: Client, options: argparse.Namespace) -> None:
     prompt = client.prompts.register(
-        asking.examples(options), name=options.name, mask_kind=options.mask_kind, labels=options.labels
+        asking.examples(options),
+        name=options.name,
+        mask_kind=options.mask_kind,
+        labels=options.labels,
+        tuned=options.tuned,
     )
     sys.stdout.write(f"{prompt.id}\n")
 

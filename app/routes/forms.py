@@ -26,8 +26,8 @@ from app.routes.multipart import Part, boundary_of, parse
 from app.routes.openapi import json_body
 from app.service import Service
 
-PICTURES: Final = frozenset({"image", "prompt_image", "prompt_mask"})
-"""The fields that are pictures: base64 in JSON, and may be given by URL."""
+PICTURES: Final = frozenset({"image", "prompt_image", "prompt_mask", "tuned"})
+"""The fields that are pictures, or learned ones: base64 in JSON, and may be given by URL."""
 
 _REPEATED: Final = frozenset({"prompt_image", "prompt_mask"})
 _FETCHED_AT_ONCE: Final = 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
@@ -16,7 +17,7 @@ from app.dependencies import ServiceOf
 from app.errors import BodyTooLarge, ExampleCount, InvalidRequest, MalformedJson, UnsupportedMediaType
 from app.examples import Example
 from app.images import Limits
-from app.labels import Labels, MaskKind, hexadecimal, parse_labels
+from app.labels import BINARY, Labels, MaskKind, hexadecimal, parse_labels
 from app.previews import preview
 from app.problems import documented
 from app.prompt_archive import NewPrompt
@@ -27,10 +28,11 @@ from app.routes.asking import check_fields, files_schema
 from app.routes.formats import PNG
 from app.routes.forms import FormRoute
 from app.schemas import LabelBody, PromptBody, PromptName, PromptPage
+from app.tuned import FIELD, read_tuned
 
 PATH: Final = "/v1/prompts"
 _ONE: Final = PATH + "/{prompt}"
-_FIELDS: Final = frozenset({"prompt_image", "prompt_mask", "mask_kind", "labels", "name"})
+_FIELDS: Final = frozenset({"prompt_image", "prompt_mask", "mask_kind", "labels", "name", "tuned"})
 _MOST_RENAME_BYTES: Final = 8 * 1024
 _STORE: Final = ("invalid-request", "internal", "prompt-store-unavailable", "deadline-exceeded")
 _FOUND: Final = ("prompt-not-found", *_STORE, "prompt-damaged")
@@ -45,6 +47,8 @@ _REGISTER: Final = (
     "image-too-large",
     "example-count",
     "invalid-labels",
+    "invalid-tuned-prompt",
+    "other-checkpoint",
     "url-not-allowed",
     "url-unreachable",
     "mask-aspect",
@@ -133,13 +137,15 @@ async def register(
     prompt_image: Annotated[
         list[UploadFile],
         File(
-            description="One or more prompt images, which show the thing to mark.",
+            default_factory=list,
+            description="One or more prompt images, which show the thing to mark; or `tuned` instead.",
             json_schema_extra=files_schema("examples/prompt_image.jpg"),
         ),
     ],
     prompt_mask: Annotated[
         list[UploadFile],
         File(
+            default_factory=list,
             description="The mask of each prompt image, in the same order and of the same aspect.",
             json_schema_extra=files_schema("examples/prompt_mask.png"),
         ),
@@ -160,6 +166,13 @@ async def register(
             examples=["cats"],
         ),
     ] = None,
+    tuned: Annotated[
+        UploadFile | None,
+        File(
+            description="A prompt that `seggpt tune` learned for this service's checkpoint, a safetensors file; in "
+            "place of examples.",
+        ),
+    ] = None,
 ) -> PromptBody:
     """Keep examples, to be named as `prompt` in later requests, which are faster for it.
 
@@ -168,21 +181,15 @@ async def register(
     """
     form = await request.form()
     check_fields((field for field, _ in form.multi_items()), _FIELDS)
-    if len(prompt_image) != len(prompt_mask):
-        raise ExampleCount(
-            f"got {len(prompt_image)} prompt images and {len(prompt_mask)} prompt masks; each image needs its mask"
-        )
-    new = NewPrompt(
-        examples=tuple(
-            [
-                Example(await image.read(), await mask.read())
-                for image, mask in zip(prompt_image, prompt_mask, strict=True)
-            ]
-        ),
-        kind=mask_kind,
-        labels=parse_labels(labels, mask_kind),
-        name=None if name is None else check_name(name),
-    )
+    called = None if name is None else check_name(name)
+    if tuned is not None:
+        others = sorted({field for field, _ in form.multi_items()} & {"prompt_image", "prompt_mask", "mask_kind"})
+        if others:
+            raise InvalidRequest(f"got {FIELD} and {', '.join(others)}; a tuned prompt has learned examples of its own")
+        new = replace(await _learned(desk, await tuned.read()), labels=parse_labels(labels, "binary"), name=called)
+    else:
+        examples = await _pairs(prompt_image, prompt_mask)
+        new = NewPrompt(examples, mask_kind, parse_labels(labels, mask_kind), called)
     concept = Concept(new.examples, new.kind, new.labels)
     await desk.service.open_pipeline().check_examples(concept, desk.deadline)
     stored, is_new = await desk.ask(desk.service.prompts.put, new)
@@ -266,6 +273,35 @@ async def rename_prompt(request: Request, desk: DeskOf, prompt: PromptOf) -> Pro
 async def delete_prompt(desk: DeskOf, prompt: PromptOf) -> None:
     """Forget a prompt, damaged or not. Requests that use it already are answered."""
     await desk.ask(desk.service.prompts.delete, prompt)
+
+
+async def _pairs(images: list[UploadFile], masks: list[UploadFile]) -> tuple[Example, ...]:
+    """The examples of a form.
+
+    Raises:
+        InvalidRequest: there are no images, or no masks.
+        ExampleCount: there are not as many of the ones as of the others.
+    """
+    for field, files in (("prompt_image", images), ("prompt_mask", masks)):
+        if not files:
+            raise InvalidRequest(f"{field}: it is missing; needed are prompt_image and prompt_mask, or {FIELD}")
+    if len(images) != len(masks):
+        raise ExampleCount(f"got {len(images)} prompt images and {len(masks)} prompt masks; each image needs its mask")
+    return tuple([Example(await image.read(), await mask.read()) for image, mask in zip(images, masks, strict=True)])
+
+
+async def _learned(desk: _Desk, data: bytes) -> NewPrompt:
+    """What a file of `seggpt tune` holds, for this service.
+
+    Raises:
+        Problem: it holds nothing that can be used here.
+    """
+    desk.service.open_pipeline()  # which checkpoint it must fit is known only then
+    (tuned,) = await desk.service.codecs.run(
+        [partial(read_tuned, data, desk.service.settings.max_examples)], desk.deadline
+    )
+    desk.service.check_tuned(tuned.tuned_for, FIELD)
+    return NewPrompt(tuned.examples, "tuned", BINARY, tuned_for=tuned.tuned_for)
 
 
 async def _read_name(request: Request) -> PromptName:

@@ -34,6 +34,8 @@ PROBLEMS: Final = (
     "example-count",
     "invalid-labels",
     "too-many-tiles",
+    "invalid-tuned-prompt",
+    "other-checkpoint",
     "url-not-allowed",
     "url-unreachable",
     "mask-aspect",

@@ -189,6 +189,7 @@ class Prepared:
         patch_size: side of a patch in pixels.
         devices: torch devices, one worker each.
         threads: torch's threads in each worker on a CPU.
+        fingerprint: of the weights; what a tuned prompt must have been tuned for.
     """
 
     checkpoint: dict[str, Any]
@@ -197,6 +198,7 @@ class Prepared:
     patch_size: int
     devices: tuple[str, ...]
     threads: int
+    fingerprint: str
 
 
 Message = (

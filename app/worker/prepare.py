@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from app.worker.devices import NoDeviceError, share_out
 from app.worker.messages import LoadFailed, Prepared, encode
-from model.checkpoint import BUNDLED, CheckpointError, resolve
+from model.checkpoint import BUNDLED, CheckpointError, fingerprint, resolve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             local_files_only=options.offline,
         )
         devices, threads = share_out(options.devices, options.threads, checkpoint.parameters)
+        print_of_weights = fingerprint(checkpoint)
     except (CheckpointError, NoDeviceError) as error:
         _say(LoadFailed(str(error)))
         return 2
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             patch_size=checkpoint.config.patch_size,
             devices=devices,
             threads=threads,
+            fingerprint=print_of_weights,
         )
     )
     return 0

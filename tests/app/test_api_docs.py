@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco
 
+from model.checkpoint import BUNDLED, fingerprint, resolve
+from model.tuned_prompt import TunedPrompt
 from tests.app.conftest import ROOT, running_server
 
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)
@@ -25,6 +28,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "README.md").symlink_to(ROOT / "README.md")
+    bundled = resolve(BUNDLED)
+    pixels = torch.randint(256, (1, *bundled.config.half_size, 3), generator=torch.Generator().manual_seed(0))
+    learned = pixels.to(torch.uint8)
+    TunedPrompt(learned, learned, "mini", fingerprint(bundled), 0, 0).save(folder / "tuned.safetensors")
     with running_server(folder / "log", checkpoint="bundled") as server:
         server.wait_until_ready()
         for number, block in enumerate(BLOCKS):
@@ -80,6 +87,12 @@ def test_prompts_are_registered_listed_renamed_and_forgotten(results: Path) -> N
     assert [label["name"] for label in body["labels"]] == ["my thing", "other"]
 
 
+def test_a_tuned_prompt_is_registered_and_used(results: Path) -> None:
+    prompt = json.loads((results / "learned.json").read_text())
+    assert (prompt["name"], prompt["mask_kind"]) == ("learned", "tuned")
+    assert pixels(results / "learned.png").shape == pixels(results / "mask.png").shape
+
+
 def test_a_batch_answers_for_each_image_and_a_bad_one_fails_alone(results: Path) -> None:
     out = results / f"out{block('application/zip')}"
     lines = [json.loads(line) for line in out.read_text().splitlines()]
@@ -108,3 +121,5 @@ def test_every_route_and_every_field_is_on_the_page(results: Path) -> None:
             assert f"`{method.upper()} {path}`" in PAGE, path
     for field in described["components"]["schemas"]["Body_segment"]["properties"]:
         assert f"| `{field}` |" in PAGE, field
+    for field in described["components"]["schemas"]["Body_register_prompt"]["properties"]:
+        assert f"`{field}`" in PAGE, field

@@ -17,9 +17,9 @@ from tests.app.commands.command_line import (
 
 def test_it_says_what_it_can_without_loading_anything_heavy() -> None:
     out, _ = seggpt("--help")
-    for name in ("serve", "segment", "prompts", "convert", "info", "exit status"):
+    for name in ("serve", "segment", "prompts", "tune", "convert", "info", "exit status"):
         assert name in out
-    for name in ("serve", "segment", "prompts", "convert", "info"):
+    for name in ("serve", "segment", "prompts", "tune", "convert", "info"):
         out, _ = seggpt(name, "--help")
         assert f"seggpt {name}" in out
     code = "import sys; from app.cli import main\ntry: main(['segment', '--help'])\nfinally: print(*sys.modules)"
@@ -43,6 +43,10 @@ def test_it_says_what_it_can_without_loading_anything_heavy() -> None:
         (["segment", "x.png", "--out", "o", "--prompt", "p", "--url", "nonsense"], "address"),
         (["segment", "x.png", "--out", "o", "--prompt", "p", "--url", "http://a", "--dtype", "int8"], "--dtype"),
         (["prompts", "add"], "no example"),
+        (["prompts", "add", "--tuned", "t", "--mask-kind", "index"], "learned examples of its own"),
+        (["tune", "--data", "d"], "--out"),
+        (["tune", "--data", "d", "--out", "t.safetensors", "--steps", "0"], "steps is 0"),
+        (["tune", "--data", "d", "--out", "nowhere/t.safetensors"], "is no folder"),
         (["info", "x", "--url", "http://a"], "not allowed with"),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from benchmarks.tuning_scene import write
 from tests.app.conftest import ROOT, running_server
 
 PAGE = (ROOT / "docs/client.md").read_text()
@@ -31,6 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     for name in ("examples", "README.md"):
         (folder / name).symlink_to(ROOT / name)
+    write(folder / "pictures", 6, seed=0)
     # The command as it is installed, beside the interpreter.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     environment["SEGGPT_PROMPTS"] = str(folder / "own prompts")
@@ -78,10 +80,17 @@ def test_prompts_and_information_are_shown(results: Path) -> None:
     assert pixels(next((results / "found").rglob("*.png"))).shape == pixels(ROOT / "examples/image.jpg").shape
 
 
+def test_a_prompt_is_tuned_and_registered(results: Path) -> None:
+    told, identity = (results / "sh3").read_text().splitlines()
+    assert told.startswith("tuned.safetensors: IoU on 2 held-out pictures ")
+    assert len(identity) == 32
+
+
 def test_the_python_examples_print_what_they_found(results: Path) -> None:
     label, area, *_ = (results / "python0").read_text().split()
     assert label == "object"
     assert int(area) > 1000
-    *_, last = (results / "python1").read_text().splitlines()
+    *_, kind, last = (results / "python1").read_text().splitlines()
+    assert kind == "tuned"
     assert last == "unsupported-image-type 415"
     assert pixels(results / "mask.png").ndim == 2

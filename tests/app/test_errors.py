@@ -56,6 +56,8 @@ def test_the_stable_types_and_their_statuses_do_not_change() -> None:
         "example-count": 422,
         "invalid-labels": 422,
         "too-many-tiles": 422,
+        "invalid-tuned-prompt": 422,
+        "other-checkpoint": 422,
         "url-not-allowed": 422,
         "url-unreachable": 422,
         "mask-aspect": 422,

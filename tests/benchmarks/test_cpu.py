@@ -105,6 +105,12 @@ def test_plots_draw_every_system_and_mode(tmp_path, monkeypatch):
         "profile": {"peaks": peaks, "modes": {"float32": parts, "int8": parts}},
         "cpu": made_results(),
         "service": {"load": points},
+        "tuning": {
+            "curves": {"1": [{"seconds": 0, "iou": 0.4}, {"seconds": 60, "iou": 0.6}]},
+            "single": [0.3, 0.4],
+            "ensembles": {"4": [0.4, 0.5]},
+            "threads": 1,
+        },
     }
     legend = latency(points).axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["ours, p50", "ours, p99", "theirs, p50", "theirs, p99"]
@@ -115,5 +121,5 @@ def test_plots_draw_every_system_and_mode(tmp_path, monkeypatch):
     assert "rest" not in written  # it has no operations to count
     monkeypatch.setattr("benchmarks.plots.stored", lambda name: results[name])
     first = {path.name: path.read_bytes() for path in draw(tmp_path)}
-    assert sorted(first) == ["latency.svg", "roofline.svg", "seconds.svg"]
+    assert sorted(first) == ["latency.svg", "roofline.svg", "seconds.svg", "tuning.svg"]
     assert {path.name: path.read_bytes() for path in draw(tmp_path)} == first  # equal results, equal files

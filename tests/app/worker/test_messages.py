@@ -17,7 +17,7 @@ BATCH = messages.RunBatch(
     ),
 )
 EVERY_KIND = [
-    messages.Prepared({"weights": "/w", "revision": None}, (64, 32), (32, 32), 8, ("cuda:0", "cuda:1"), 2),
+    messages.Prepared({"weights": "/w", "revision": None}, (64, 32), (32, 32), 8, ("cuda:0", "cuda:1"), 2, "0f"),
     messages.Configure(
         checkpoint={"weights": "/w", "config": {"image_size": [64, 32]}, "source": "s"},
         device="cuda:0",
