@@ -1,7 +1,8 @@
 """`python -m evaluation.collages`: a plain folder of categories, made from pictures that no training run has seen.
 
-A category is a held-out emoji; each of its pictures has it at another place, size and angle among other ones, on a
-held-out photo. It shows what more examples bring where no benchmark's pictures are at hand.
+A category is one held-out emoji or several related ones, its looks; each picture has one of them at another place,
+size and angle among other things, on a held-out photo. It shows what more examples bring where no benchmark's pictures
+are at hand.
 """
 
 from __future__ import annotations
@@ -44,13 +45,16 @@ def _collage(photo: Path, others: Sequence[Path], cut_out: Path, dice: np.random
     return [picture, area]
 
 
-def make_collages(data: Path, out: Path, *, categories: int = 40, pictures: int = 10, seed: int = 0) -> None:
+def make_collages(
+    data: Path, out: Path, *, categories: int = 40, pictures: int = 10, looks: int = 1, seed: int = 0
+) -> None:
     """Write a tree as `evaluation.datasets.folder` reads it.
 
     Args:
         data: folder with emoji/ and clothing/.
         out: made; what is in it already stays.
         categories, pictures: how many, and how many of each.
+        looks: emoji that make a category, with neighbouring code points; pictures take turns in showing them.
         seed: the same seed makes the same tree.
 
     Raises:
@@ -62,20 +66,21 @@ def make_collages(data: Path, out: Path, *, categories: int = 40, pictures: int 
         if is_held_out(point):
             emoji.setdefault(point, path)
     photos = [path for path in sorted((data / "clothing" / "images").glob("*.jpg")) if is_held_out(path.stem)]
-    if len(emoji) < max(categories, OTHERS + 1) or not photos:
+    kinds = [list(emoji.items())[at : at + looks] for at in range(0, len(emoji) - looks + 1, looks)]
+    if len(kinds) < categories or len(emoji) < looks + OTHERS or not photos:
         raise ValueError(
-            f"{data} has {len(emoji)} held-out emoji and {len(photos)} photos; {categories} categories need at least "
-            f"{max(categories, OTHERS + 1)} and 1"
+            f"{data} has {len(emoji)} held-out emoji and {len(photos)} photos; {categories} categories of {looks} need "
+            f"at least {max(categories * looks, looks + OTHERS)} and 1"
         )
     dice = np.random.default_rng(seed)
-    for place in dice.permutation(len(emoji))[:categories]:
-        point, cut_out = list(emoji.items())[place]
-        rest = [path for path in emoji.values() if path != cut_out]
+    for place in dice.permutation(len(kinds))[:categories]:
+        point, cut_outs = kinds[place][0][0], [path for _, path in kinds[place]]
+        rest = [path for path in emoji.values() if path not in cut_outs]
         for folder in ("images", "masks"):
             (out / point / folder).mkdir(parents=True, exist_ok=True)
         for index in range(pictures):
             others = [rest[at] for at in dice.choice(len(rest), OTHERS, replace=False)]
-            picture, mask = _collage(photos[dice.integers(len(photos))], others, cut_out, dice)
+            picture, mask = _collage(photos[dice.integers(len(photos))], others, cut_outs[index % looks], dice)
             picture.save(out / point / "images" / f"{index:02d}.jpg", quality=90)
             mask.save(out / point / "masks" / f"{index:02d}.png")
 
@@ -89,11 +94,19 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with emoji/ and clothing/")
     parser.add_argument("--out", type=Path, required=True, help="the tree to make")
-    parser.add_argument("--categories", type=int, default=40, help="how many emoji")
+    parser.add_argument("--categories", type=int, default=40, help="how many")
     parser.add_argument("--pictures", type=int, default=10, help="of each")
+    parser.add_argument("--looks", type=int, default=1, help="emoji that make a category")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    make_collages(given.data, given.out, categories=given.categories, pictures=given.pictures, seed=given.seed)
+    make_collages(
+        given.data,
+        given.out,
+        categories=given.categories,
+        pictures=given.pictures,
+        looks=given.looks,
+        seed=given.seed,
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from training.sources import (
     load_cut_outs,
     load_emoji,
     load_folder,
+    load_photos,
 )
 from training.textures import landscapes
 from training.things import creatures, letters, shapes, turned
@@ -44,10 +45,12 @@ class Shares:
     same_photo: float = 0.14
     clothing: float = 0.13
     people: float = 0.13
-    things: float = 0.15  # photos of <data>/things/<category>/
-    emoji: float = 0.32
-    cut_outs: float = 0.24
-    pieces: float = 0.16
+    things: float = 0.08  # photos of <data>/things/<category>/
+    photos: float = 0.06  # two windows of one of <data>/photos/
+    elsewhere: float = 0.15  # of pairs of two photos: the second window is laid around anything
+    emoji: float = 0.34
+    cut_outs: float = 0.3
+    pieces: float = 0.12
     creatures: float = 0.12
     turned: float = 0.06
     shapes: float = 0.06
@@ -61,8 +64,8 @@ def bundled_mixture(
     """Everything that the bundled checkpoint learns from.
 
     Args:
-        data: folder with emoji/ and clothing/; emoji_styles/<style>/, cutouts/<category>/ and things/<category>/ are
-            used if they are there.
+        data: folder with emoji/ and clothing/; emoji_styles/<style>/, cutouts/<category>/, things/<category>/ and
+            photos/ are used if they are there.
         dice: of the scenes; its device is where they are composed.
         shares: how often each is drawn.
         pasting: how cut-outs are pasted.
@@ -82,15 +85,18 @@ def bundled_mixture(
     if things is not None:
         collections.append((shares.things, cut_outs(things)))
     photos = photos.to(device)
-    backgrounds = photos.pixels if things is None else torch.cat([photos.pixels, things.pixels])
+    views = load_photos(data / "photos").to(device) if (data / "photos").is_dir() else None
+    backgrounds = torch.cat([shown.pixels for shown in (photos, things, views) if shown is not None])
     mixture: list[tuple[float, Source]] = [
         (shares.pasted, Pasted(Bank.joined(collections).to(device), backgrounds, pasting)),
         (shares.same_photo, SamePhoto(photos)),
-        (shares.clothing, TwoPhotos(photos, CLASSES)),
+        (shares.clothing, TwoPhotos(photos, CLASSES, shares.elsewhere)),
         (shares.people, TwoPhotos(photos, PEOPLE)),
     ]
     if things is not None:
-        mixture.append((shares.things, TwoPhotos(things, CLASSES)))
+        mixture.append((shares.things, TwoPhotos(things, CLASSES, shares.elsewhere)))
+    if views is not None:
+        mixture.append((shares.photos, SamePhoto(views)))
     return SceneMaker(mixture, dice, shares.random_colours)
 
 

@@ -19,24 +19,27 @@ def normalised(pixels: Tensor, dtype: torch.dtype) -> Tensor:
     return normalise(pixels.movedim(1, -1), dtype).contiguous()
 
 
-def answer(network: SegGptForImageSegmentation, scenes: Scenes, kind: str = "instance") -> Tensor:
-    """Paint the input halves: (B, 3, S, S) normalised."""
+def answer(network: SegGptForImageSegmentation, scenes: Scenes, kind: str = "instance", examples: int = 1) -> Tensor:
+    """Paint the input halves: (scenes, 3, S, S) normalised; neighbouring pairs are one scene's `examples`."""
     dtype = network.dtype
     output = network(
-        normalised(scenes.image, dtype),
+        normalised(scenes.image[::examples], dtype),
         normalised(scenes.prompt_image, dtype),
         normalised(scenes.prompt_mask, dtype),
         embedding_type=kind,
+        group_sizes=[examples] * (len(scenes) // examples),
         answer_only=True,
     )
     painted: Tensor = output.pred_masks
     return painted
 
 
-def loss_of_answers(network: SegGptForImageSegmentation, scenes: Scenes, kind: str, balance: float) -> Tensor:
+def loss_of_answers(
+    network: SegGptForImageSegmentation, scenes: Scenes, kind: str, balance: float, examples: int = 1
+) -> Tensor:
     """How wrong the painted input halves are."""
-    painted = answer(network, scenes, kind)
-    return balanced_loss(painted, normalised(scenes.mask, torch.float32), scenes.labels, balance=balance)
+    painted, asked = answer(network, scenes, kind, examples), scenes[::examples]
+    return balanced_loss(painted, normalised(asked.mask, torch.float32), asked.labels, balance=balance)
 
 
 def loss_of_hidden(

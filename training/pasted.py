@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from training.draw import Dice, blurred, colour_change, placement, recolour, view, window
-from training.scenes import OTHER, THING, Halves
+from training.scenes import OTHER, THING, Halves, neighbouring, same_input
 from training.sources import Bank
 from training.textures import landscapes, textures
 
@@ -28,7 +28,7 @@ class Pasting:
     variant: float = 0.45  # each copy of the thing is any picture of its kind
     relative: float = 0.15  # the input image's thing is of a neighbouring kind
     several: float = 0.25  # there may be more than one copy
-    absent: float = 0.12  # of busy scenes: the input image does not show the thing
+    absent: float = 0.35  # of busy scenes: the input image does not show the thing
     second: float = 0.15  # of busy scenes: a distractor is a class of its own
     own_light: float = 0.35  # the things of the two halves are recoloured apart, not alike
     plain: float = 0.15  # backgrounds of noise
@@ -42,7 +42,7 @@ class Pasted:
         """Take the cut-outs and (M, 3, H, H) uint8 photos for backgrounds."""
         self.bank, self.photos, self.pasting = bank, photos, pasting or Pasting()
 
-    def halves(self, dice: Dice, count: int, size: int) -> Halves:
+    def halves(self, dice: Dice, count: int, size: int, examples: int = 1) -> Halves:
         """See `training.scenes.Source`."""
         pasting = self.pasting
         busy = dice.chance(pasting.busy, count, 1)
@@ -54,28 +54,39 @@ class Pasted:
         labels = torch.zeros(count, _LAYERS, dtype=torch.uint8, device=dice.device)
         labels[:, DISTRACTORS:] = THING
         labels[:, :1] = OTHER * (crowd[:, :1] & dice.chance(pasting.second, count, 1))
-        sprites, others = self._sprites(dice, count)
+        sprites = self._sprites(dice, count, examples)
         # Alone on a picture, a thing is as large as photographers make it.
         scale = torch.exp(dice.uniform(-1.1, 0.15, count, 1))
         scale = torch.where(busy, scale * 0.85, scale.clamp(min=0.4))
-        tints = self._tints(dice, count)
-        halves: list[Tensor] = []
-        for picture, tint, background, gone in zip(
-            (sprites, others),
-            tints,
-            self._backgrounds(dice, count, size),
-            (torch.zeros_like(absent), absent),
-            strict=True,
-        ):
+        tint, other_tint = self._tints(dice, count)
+        backgrounds = self._backgrounds(dice, count, size)
+        backgrounds += [self._backgrounds(dice, count, size)[0] for _ in range(examples - 1)]
+        images, seen = [], []
+        for place, (picture, background) in enumerate(zip(sprites, backgrounds, strict=True)):
+            is_input = place == 1
             own = (scale * torch.exp(dice.normal(0.22, count, COPIES))).clamp(0.2, 1.25)
             own = own / copies.sum(1, keepdim=True).sqrt()
             widths = torch.cat([dice.uniform(0.2, 0.6, count, DISTRACTORS), own], 1)
-            shown = torch.cat([crowd, copies & ~gone], 1)
-            halves += self._composed(dice, background, picture, widths, shown, labels, tint)
-        return Halves(*halves)
+            shown = torch.cat([crowd, copies & ~absent if is_input else copies], 1)
+            image, named = self._composed(
+                dice, background, picture, widths, shown, labels, other_tint if is_input else tint
+            )
+            images.append(image)
+            seen.append(named)
+        prompt, image, *more = images
+        prompt_labels, named, *more_labels = seen
+        return Halves(
+            neighbouring([prompt, *more]),
+            neighbouring([prompt_labels, *more_labels]),
+            same_input(image, examples),
+            same_input(named, examples),
+        )
 
-    def _sprites(self, dice: Dice, count: int) -> tuple[Tensor, Tensor]:
-        """Which cut-outs the prompt image and the input image may show, distractors first: both (count, 6) int64."""
+    def _sprites(self, dice: Dice, count: int, examples: int) -> list[Tensor]:
+        """Which cut-outs may be seen, distractors first: (count, 6) int64 each.
+
+        Of the first prompt image, the input image, and the other prompt images.
+        """
         bank, pasting = self.bank.sprites, self.pasting
         kind = self.bank.kinds(dice, count)
         step = (dice.choice(3, count) + 1) * (1 - 2 * dice.choice(2, count))
@@ -88,18 +99,20 @@ class Pasted:
             torch.where(
                 is_variant, bank.first[own][:, None] + dice.below(bank.count[own][:, None].expand_as(same)), same
             )
-            for own, same in ((kind, one), (neighbour, two))
+            for own, same in ((kind, one), (neighbour, two), *[(kind, one)] * (examples - 1))
         ]
         crowd_kind = self.bank.kinds(dice, count * DISTRACTORS)
         crowd = (bank.first[crowd_kind] + dice.below(bank.count[crowd_kind])).view(count, DISTRACTORS)
         # Mostly the same distractors in both halves, so that only the prompt mask says which thing is meant.
         stay = dice.chance(0.7, count, 1)
-        crowds = (crowd, torch.where(stay, crowd, torch.cat([crowd[:, :1], crowd[:, 1:].roll(1, 0)], 1)))
-        first, second = (torch.cat(parts, 1) for parts in zip(crowds, things, strict=True))
-        return first, second
+        crowds = [
+            torch.where(stay, crowd, torch.cat([crowd[:, :1], crowd[:, 1:].roll(place, 0)], 1))
+            for place in range(len(things))
+        ]
+        return [torch.cat(parts, 1) for parts in zip(crowds, things, strict=True)]
 
     def _tints(self, dice: Dice, count: int) -> list[tuple[Tensor, Tensor]]:
-        """Recolourings of the thing in the prompt image and in the input image, alike or apart."""
+        """Recolourings of the thing in prompt images and in the input image, alike or apart."""
         shared, other = colour_change(dice, count, 0.5), colour_change(dice, count, 0.5)
         apart = dice.chance(self.pasting.own_light, count)
         matrix = torch.where(apart[:, None, None], other[0], shared[0])

@@ -39,8 +39,11 @@ class Halves:
 class Source(Protocol):
     """Composes pairs of one kind."""
 
-    def halves(self, dice: Dice, count: int, size: int) -> Halves:
-        """`count` pairs with halves of size x size pixels; some may show too little of their thing."""
+    def halves(self, dice: Dice, count: int, size: int, examples: int = 1) -> Halves:
+        """`count` scenes with halves of size x size pixels; some may show too little of their thing.
+
+        Each is `examples` neighbouring pairs: other prompts of the same thing, and the same input half in all of them.
+        """
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,16 @@ class Scenes(Halves):
         return Scenes(**{name: tensor[rows] for name, tensor in vars(self).items()})
 
 
+def same_input(scenes: Tensor, examples: int) -> Tensor:
+    """Of (B, ...) scenes, (B * examples, ...): each as often as it has examples."""
+    return scenes.repeat_interleave(examples, 0)
+
+
+def neighbouring(prompts: Sequence[Tensor]) -> Tensor:
+    """Of (B, ...) first examples, second ones and so on, (B * examples, ...): those of one scene beside each other."""
+    return torch.stack(list(prompts), 1).flatten(0, 1)
+
+
 def paint(labels: Tensor, colours: Tensor) -> Tensor:
     """(B, S, S) labels in (B, L, 3) colours -> (B, 3, S, S)."""
     rows = torch.arange(len(labels), device=labels.device)[:, None, None]
@@ -101,22 +114,26 @@ class SceneMaker:
         self.bounds = (shares.cumsum(0) / shares.sum())[:-1].to(dice.device)
         self.dice, self.random_colours = dice, random_colours
 
-    def batch(self, count: int, size: int) -> Scenes:
-        """Compose `count` scenes with halves of size x size pixels."""
+    def batch(self, count: int, size: int, examples: int = 1) -> Scenes:
+        """Compose `count` scenes with halves of size x size pixels; see Source.halves."""
         total = max(int(count * SPARE), count + 2)
         drawn = torch.bucketize(self.dice.uniform(0, 1, total), self.bounds)
         numbers = torch.bincount(drawn, minlength=len(self.sources)).tolist()
         parts = [
-            source.halves(self.dice, number, size)
+            source.halves(self.dice, number, size, examples)
             for source, number in zip(self.sources, numbers, strict=True)
             if number
         ]
         whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])}
         # A random order, the fair ones first.
-        order = torch.argsort(self.dice.uniform(0, 1, total) - _fair(whole["prompt_labels"], whole["labels"]).float())
-        chosen = {name: tensor[order[:count]] for name, tensor in whole.items()}
-        chosen["image"], chosen["prompt_image"] = self._lit(chosen["image"]), self._lit(chosen["prompt_image"])
-        return Scenes(**chosen, colours=self._colours(chosen["prompt_labels"]))
+        fair = _fair(whole["prompt_labels"], whole["labels"]).view(total, examples).all(1)
+        order = torch.argsort(self.dice.uniform(0, 1, total) - fair.float())[:count]
+        rows = (order[:, None] * examples + torch.arange(examples, device=order.device)).flatten()
+        chosen = {name: tensor[rows] for name, tensor in whole.items()}
+        lit = self._lit(chosen["image"][::examples])
+        chosen["image"], chosen["prompt_image"] = same_input(lit, examples), self._lit(chosen["prompt_image"])
+        colours = self._colours((chosen["prompt_labels"] == OTHER).view(count, -1).any(1))
+        return Scenes(**chosen, colours=same_input(colours, examples))
 
     def _lit(self, image: Tensor) -> Tensor:
         """Other light, less focus now and then, and some noise."""
@@ -127,9 +144,12 @@ class SceneMaker:
         noise = dice.uniform(-8, 8, count, 1, 1, 1).clamp(min=0)
         return (lit + noise * dice.normal(1.0, *image.shape)).clamp(0, 255)
 
-    def _colours(self, labels: Tensor) -> Tensor:
-        """(B, 3, 3): black and white where one thing is named, or random colours that are told apart with ease."""
-        dice, count = self.dice, len(labels)
+    def _colours(self, several: Tensor) -> Tensor:
+        """(B, 3, 3): black and white where one thing is named, or random colours that are told apart with ease.
+
+        `several` are (B,) bool, whether two things are.
+        """
+        dice, count = self.dice, len(several)
         tries = dice.uniform(0, 255, count, 16, 3, 3)
         apart = torch.stack([(tries[:, :, i] - tries[:, :, j]).norm(dim=2) for i, j in ((0, 1), (0, 2), (1, 2))]).amin(
             0
@@ -138,7 +158,6 @@ class SceneMaker:
         # Black is the background of every palette.
         black = dice.chance(0.7, count, 1) & (colours[:, 1:].norm(dim=2) > MIN_DISTANCE).all(1, keepdim=True)
         colours[:, 0] = torch.where(black, 0.0, colours[:, 0])
-        several = (labels == OTHER).flatten(1).any(1)
         plain = torch.tensor([[0.0] * 3, [255.0] * 3, [0.0] * 3], device=tries.device)
         coloured = dice.chance(self.random_colours, count) | several
         return torch.where(coloured[:, None, None], colours, plain)

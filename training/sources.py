@@ -237,6 +237,22 @@ def load_folder(folder: Path, size: int = PHOTO_SIZE) -> Photos:
     return tabulate(rgb, torch.from_numpy(np.stack(labels)), len(categories))
 
 
+def load_photos(folder: Path) -> Photos:
+    """Read photos without masks, `*.jpg`: backgrounds, and regions of like colour to ask for.
+
+    Raises:
+        FileNotFoundError: there is none in the folder.
+    """
+    pixels = []
+    for path in sorted(folder.glob("*.jpg")):
+        with Image.open(path) as image:
+            pixels.append(np.asarray(image.convert("RGB").resize((PHOTO_SIZE, PHOTO_SIZE), Image.Resampling.BICUBIC)))
+    if not pixels:
+        raise FileNotFoundError(f"no *.jpg in {folder}")
+    rgb = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    return tabulate(rgb, torch.zeros(len(rgb), PHOTO_SIZE, PHOTO_SIZE, dtype=torch.uint8), 0)
+
+
 def tabulate(pixels: Tensor, annotated: Tensor, last_class: int) -> Photos:
     """Find every region of a fair size, annotated or of like colour.
 

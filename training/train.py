@@ -137,11 +137,13 @@ class Run:
         """Set the float32 weights' gradients from one batch per process; gives the loss."""
         dice, stage = self.makers.dice, self.stage
         kind = "semantic" if bool(dice.chance(self.recipe.semantic, 1)) else "instance"
-        scenes = self.makers.batch(stage.batch, stage.size)
         if bool(dice.chance(self.recipe.masked, 1)):
+            scenes = self.makers.batch(stage.batch, stage.size)
             loss = loss_of_hidden(self.fast, scenes, kind, stage.balance, dice)
         else:
-            loss = loss_of_answers(self.fast, scenes, kind, stage.balance)
+            examples = 1 + int(dice.chance(self.recipe.ensembles, 1))
+            scenes = self.makers.batch(stage.batch // examples, stage.size, examples)
+            loss = loss_of_answers(self.fast, scenes, kind, stage.balance, examples)
         self.fast.zero_grad(set_to_none=True)
         loss.backward()
         rough = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.fast.parameters()]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from training.draw import Dice, view, window
-from training.scenes import Halves
+from training.scenes import Halves, neighbouring, same_input
 from training.sources import PEOPLE, Photos
 
 
@@ -16,37 +16,50 @@ class SamePhoto:
     def __init__(self, photos: Photos) -> None:
         self.photos = photos
 
-    def halves(self, dice: Dice, count: int, size: int) -> Halves:
+    def halves(self, dice: Dice, count: int, size: int, examples: int = 1) -> Halves:
         """See `training.scenes.Source`."""
         rows = dice.choice(len(self.photos.photo), count)
-        return _pair(self.photos, dice, rows, rows, size)
+        return _scenes(self.photos, dice, [rows] * examples, rows, size)
 
 
 class TwoPhotos:
-    """Two photos that show a thing of the same class, sometimes one photo twice."""
+    """Two photos that show a thing of the same class, sometimes one photo twice.
 
-    def __init__(self, photos: Photos, layer: int) -> None:
-        """Take the photos, and the layer of Photos.labels whose classes are asked for."""
-        self.photos = photos
+    In a share of the pairs the second window is laid around a thing of any class: mostly it does not show what the
+    prompt marks.
+    """
+
+    def __init__(self, photos: Photos, layer: int, elsewhere: float = 0.0) -> None:
+        """Take the photos, the layer of Photos.labels whose classes are asked for, and that share in [0, 1]."""
+        self.photos, self.elsewhere = photos, elsewhere
         self.rows = torch.nonzero((photos.layer == layer) & (photos.count > 1))[:, 0]
         # A class is drawn first, more often the more regions it has, but less than in proportion.
         self.weights = photos.count[self.rows].double().pow(-0.5)
 
-    def halves(self, dice: Dice, count: int, size: int) -> Halves:
+    def halves(self, dice: Dice, count: int, size: int, examples: int = 1) -> Halves:
         """See `training.scenes.Source`."""
         rows = self.rows[dice.weighted(self.weights, count)]
-        others = self.photos.first[rows] + dice.below(self.photos.count[rows])
-        return _pair(self.photos, dice, rows, others, size)
+        others, *more = (self.photos.first[rows] + dice.below(self.photos.count[rows]) for _ in range(examples))
+        anywhere = self.rows[dice.choice(len(self.rows), count)]
+        others = torch.where(dice.chance(self.elsewhere, count), anywhere, others)
+        return _scenes(self.photos, dice, [rows, *more], others, size)
 
 
-def _pair(photos: Photos, dice: Dice, rows: Tensor, others: Tensor, size: int) -> Halves:
-    prompt_image, prompt_area = _window(photos, dice, rows, size)
-    image, area = _window(photos, dice, others, size)
-    return Halves(prompt_image, prompt_area.to(torch.uint8), image, area.to(torch.uint8))
+def _scenes(photos: Photos, dice: Dice, prompts: list[Tensor], others: Tensor, size: int) -> Halves:
+    """Windows around regions of the same classes as prompts, and around any regions as input images."""
+    values, examples = photos.value[prompts[0]], len(prompts)
+    prompt_images, prompt_areas = zip(*(_window(photos, dice, rows, values, size) for rows in prompts), strict=True)
+    image, area = _window(photos, dice, others, values, size)
+    return Halves(
+        neighbouring(prompt_images),
+        neighbouring(prompt_areas).to(torch.uint8),
+        same_input(image, examples),
+        same_input(area, examples).to(torch.uint8),
+    )
 
 
-def _window(photos: Photos, dice: Dice, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """A random window of a photo that shows (most of) a region: (image, area)."""
+def _window(photos: Photos, dice: Dice, rows: Tensor, values: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """A random window of a photo that shows (most of) a region: the image, and where its layer has these values."""
     count, box = len(rows), photos.box[rows]
     extent = box[:, 2:].amax(1, keepdim=True)
     zoom = torch.exp(dice.uniform(-0.2, 0.9, count, 1))
@@ -58,6 +71,6 @@ def _window(photos: Photos, dice: Dice, rows: Tensor, size: int) -> tuple[Tensor
     centre = box[:, :2] * 2 - 1 + dice.uniform(-1, 1, count, 2) * slack
     theta = window(centre, half, dice.normal(0.15, count), dice.chance(0.5, count))
     index = photos.photo[rows]
-    hit = (photos.labels[index, photos.layer[rows]] == photos.value[rows][:, None, None]).to(torch.uint8) * 255
+    hit = (photos.labels[index, photos.layer[rows]] == values[:, None, None]).to(torch.uint8) * 255
     seen = view(torch.cat([photos.pixels[index], hit[:, None]], 1), theta, size, outside="reflection")
     return seen[:, :3], seen[:, 3] > 127.5

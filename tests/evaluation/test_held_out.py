@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from evaluation.collages import make_collages
 from evaluation.command import main
@@ -52,5 +53,21 @@ def test_collages_are_a_folder_of_categories_and_the_same_again(data: Path, tmp_
     assert all(0.01 < share < 0.4 for share in shares)
     for file in (tmp_path / "one").rglob("*.*"):
         assert file.read_bytes() == (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes()
-    with pytest.raises(ValueError, match=r"has \d+ held-out emoji and \d+ photos; 99 categories need at least 99"):
+    with pytest.raises(ValueError, match=r"has \d+ held-out emoji and \d+ photos; 99 categories of 1 need at least 99"):
         make_collages(data, tmp_path, categories=99)
+
+
+def test_a_category_may_have_several_looks(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    make_collages(data, tmp_path / "two", categories=1, pictures=4, looks=2)
+    [category] = (tmp_path / "two").iterdir()
+    # The drawn emoji are discs of one colour each: what is marked has the colour of its look, more or less (JPEG).
+    colours = []
+    for index in range(4):
+        with (
+            Image.open(category / "images" / f"{index:02d}.jpg") as image,
+            Image.open(category / "masks" / f"{index:02d}.png") as mask,
+        ):
+            colours.append(np.median(np.asarray(image)[np.asarray(mask) > 127], axis=0))
+    assert np.abs(colours[0] - colours[2]).max() < 10
+    assert np.abs(colours[1] - colours[3]).max() < 10
+    assert np.abs(colours[0] - colours[1]).max() > 20

@@ -15,7 +15,7 @@ CATEGORIES = {"airplane": 3, "dog": 2, "snow": 2}
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Emoji (each with a variant, in two styles), clothing photos, cut-outs, photos of things, one's own categories."""
+    """Emoji (each with a variant, in two styles), clothing, cut-outs, categories, photos with and without masks."""
     root = tmp_path_factory.mktemp("data")
     dice = np.random.default_rng(7)
     _emoji(root / "emoji", dice)
@@ -24,6 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _emoji(root / "emoji_styles" / "flat", dice)
     _cut_outs(root / "cutouts", dice)
     _categories(root / "things", dice)
+    _photos(root / "photos", dice)
     return root
 
 
@@ -84,3 +85,12 @@ def _categories(folder: Path, dice: np.random.Generator) -> None:
                 ImageDraw.Draw(picture).ellipse((15, 10, 50, 40), fill=fill)
             photo.save(folder / category / "images" / f"{index}.jpg")
             mask.save(folder / category / "masks" / f"{index}.png")
+
+
+def _photos(folder: Path, dice: np.random.Generator) -> None:
+    folder.mkdir()
+    for index in range(3):
+        photo = Image.new("RGB", (90, 60), (250, 240, 200))
+        ImageDraw.Draw(photo).rectangle((0, 30, 89, 59), fill=(20, 60 + 40 * index, 30))
+        ImageDraw.Draw(photo).ellipse((30, 15, 60, 45), fill=(200, 20, 40))
+        photo.save(folder / f"{index}.jpg")

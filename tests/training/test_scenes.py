@@ -13,6 +13,8 @@ from training.pasted import Pasted, Pasting
 from training.regions import colour_regions
 from training.scenes import OTHER, THING, SceneMaker, Scenes
 from training.sources import (
+    CLASSES,
+    COLOURS,
     Bank,
     Sprites,
     cut_outs,
@@ -22,10 +24,12 @@ from training.sources import (
     load_cut_outs,
     load_emoji,
     load_folder,
+    load_photos,
 )
 from training.things import creatures, letters, shapes, turned
+from training.windows import TwoPhotos
 
-ONLY = dict.fromkeys(("pasted", "same_photo", "clothing", "people", "things"), 0.0)
+ONLY = dict.fromkeys(("pasted", "same_photo", "clothing", "people", "things", "photos"), 0.0)
 
 
 def maker(data: Path, seed: int, shares: Shares | None = None, pasting: Pasting | None = None) -> SceneMaker:
@@ -106,7 +110,7 @@ def test_a_folder_of_categories_makes_pairs_of_one_category(data: Path) -> None:
 
 @pytest.mark.parametrize("source", sorted(ONLY))
 def test_scenes_of_every_source_are_in_range_and_show_what_is_asked_for(data: Path, source: str) -> None:
-    scenes = maker(data, 0, Shares(**{**ONLY, source: 1.0}), Pasting(absent=0.0)).batch(16, 32)
+    scenes = maker(data, 0, Shares(**{**ONLY, source: 1.0}, elsewhere=0.0), Pasting(absent=0.0)).batch(16, 32)
     assert len(scenes) == 16
     for images in (scenes.prompt_image, scenes.image, scenes.prompt_mask, scenes.mask):
         assert images.shape == (16, 3, 32, 32)
@@ -134,6 +138,22 @@ def test_an_absent_thing_leaves_the_mask_empty(data: Path) -> None:
     scenes = pasted(data, busy=1.0, absent=1.0).batch(16, 32)
     assert scenes.prompt_area.flatten(1).any(1).all()
     assert not scenes.area.any()
+
+
+def test_a_window_elsewhere_is_answered_with_what_it_shows_of_the_thing(data: Path) -> None:
+    photos = load_folder(data / "things", 64)
+    scenes = SceneMaker([(1.0, TwoPhotos(photos, CLASSES, elsewhere=1.0))], Dice(0), 0.0).batch(64, 32)
+    shown = scenes.area.flatten(1).any(1).float().mean()
+    assert 0.3 < shown < 0.7  # a leaf's prompt and a stone's window have no thing in common
+    assert scenes.prompt_area.flatten(1).any(1).all()
+
+
+def test_a_photo_without_masks_is_asked_for_its_regions(data: Path) -> None:
+    photos = load_photos(data / "photos")
+    assert len(photos.pixels) == 3
+    assert set(photos.layer.tolist()) == {COLOURS}
+    with pytest.raises(FileNotFoundError, match=r"no \*.jpg in"):
+        load_photos(data / "emoji")
 
 
 def test_a_second_class_has_a_colour_of_its_own_in_both_halves(data: Path) -> None:
@@ -235,3 +255,36 @@ def test_cut_outs_are_premultiplied(data: Path) -> None:
     ):
         assert isinstance(sprites, Sprites)
         assert (sprites.pixels[:, :3] <= sprites.pixels[:, 3:]).all()
+
+
+@pytest.mark.parametrize("source", sorted(ONLY))
+def test_two_examples_of_a_scene_share_their_input_and_show_their_own_pictures(data: Path, source: str) -> None:
+    shares = Shares(**{**ONLY, source: 1.0}, elsewhere=0.0)
+    scenes = maker(data, 0, shares, Pasting(absent=0.0)).batch(8, 32, examples=2)
+    assert len(scenes) == 16
+    for shared in (scenes.image, scenes.labels, scenes.colours):
+        assert torch.equal(shared[::2], shared[1::2])
+    assert not torch.equal(scenes.image[0], scenes.image[2])
+    differs = (scenes.prompt_image[::2] - scenes.prompt_image[1::2]).abs().mean((1, 2, 3)) > 1
+    assert differs.all()
+    assert scenes.prompt_area.flatten(1).any(1).all()
+
+
+def test_all_examples_of_a_pasted_scene_show_the_thing_that_is_asked_for() -> None:
+    pixels = torch.full((2, 4, 96, 96), 255, dtype=torch.uint8)
+    pixels[1, :, 10:-10, 10:-10] = 0  # a frame; the other kind is a full square
+    bank = Bank.joined([(1.0, Sprites(pixels, torch.arange(2), torch.ones(2, dtype=torch.int64)))])
+    source = Pasted(bank, torch.zeros(1, 3, 8, 8), Pasting(busy=0.0, relative=0.0, several=0.0))
+    halves = source.halves(Dice(0), 60, 48, examples=3)
+    kinds = []
+    for labels in torch.cat([halves.prompt_labels.view(60, 3, 48, 48), halves.labels.view(60, 3, 48, 48)], 1):
+        scene = set()
+        for picture in labels:
+            ys, xs = torch.nonzero(picture == THING, as_tuple=True)
+            inside = len(ys) and min(ys.min(), xs.min()) > 0 and max(ys.max(), xs.max()) < 47
+            if inside:
+                box = (ys.max() - ys.min() + 1) * (xs.max() - xs.min() + 1)
+                scene.add("square" if len(ys) / box > 0.45 else "frame")  # turned, a square fills half of its box
+        kinds.append(scene)
+    assert all(len(scene) <= 1 for scene in kinds)
+    assert set.union(*kinds) == {"square", "frame"}

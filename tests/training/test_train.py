@@ -19,7 +19,7 @@ from training.initialise import new_network, resized
 from training.loss import balanced_loss, overlap
 from training.mixtures import bundled_mixture, held_out_maker
 from training.muon import orthogonal
-from training.painting import loss_of_answers, loss_of_hidden
+from training.painting import answer, loss_of_answers, loss_of_hidden
 from training.recipe import BUNDLED, Recipe, Stage, bundled_config, fine_tuning
 from training.snapshot import Snapshot, follow
 from training.train import Run
@@ -108,6 +108,20 @@ def test_a_few_steps_lower_the_loss(data: Path, tmp_path: Path, optimiser: str, 
         run.step()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_ensembles_are_answered_once_a_scene_and_learnt_from(data: Path, tmp_path: Path) -> None:
+    run = tiny_run(data, tmp_path, replace(RECIPE, pairs=10**6, learning_rate=3e-3, ensembles=1.0, masked=0.0))
+    scenes, losses = run.makers.batch(4, 32, examples=2), []
+    assert answer(run.network, scenes, examples=2).shape == (4, 3, 32, 32)
+    for _ in range(8):
+        loss = loss_of_answers(run.network, scenes, "instance", 1.0, examples=2)
+        run.network.zero_grad()
+        loss.backward()
+        run.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    run.gradients()  # composes such scenes itself
 
 
 def test_a_run_grows_its_pictures_ends_and_logs(data: Path, tmp_path: Path) -> None:
