@@ -61,23 +61,20 @@ class Pasted:
         tint, other_tint = self._tints(dice, count)
         backgrounds = self._backgrounds(dice, count, size)
         backgrounds += [self._backgrounds(dice, count, size)[0] for _ in range(examples - 1)]
-        images, seen = [], []
+        composed = []
         for place, (picture, background) in enumerate(zip(sprites, backgrounds, strict=True)):
             is_input = place == 1
             own = (scale * torch.exp(dice.normal(0.22, count, COPIES))).clamp(0.2, 1.25)
             own = own / copies.sum(1, keepdim=True).sqrt()
             widths = torch.cat([dice.uniform(0.2, 0.6, count, DISTRACTORS), own], 1)
             shown = torch.cat([crowd, copies & ~absent if is_input else copies], 1)
-            image, named = self._composed(
-                dice, background, picture, widths, shown, labels, other_tint if is_input else tint
-            )
-            images.append(image)
-            seen.append(named)
-        prompt, image, *more = images
-        prompt_labels, named, *more_labels = seen
+            light = other_tint if is_input else tint
+            composed.append(self._composed(dice, background, picture, widths, shown, labels, light))
+        image, named = composed.pop(1)
+        prompt_images, prompt_labels = zip(*composed, strict=True)
         return Halves(
-            neighbouring([prompt, *more]),
-            neighbouring([prompt_labels, *more_labels]),
+            neighbouring(prompt_images),
+            neighbouring(prompt_labels),
             same_input(image, examples),
             same_input(named, examples),
         )

@@ -168,9 +168,8 @@ def load_cut_outs(folder: Path, *, held_out: bool) -> Sprites:
 
 def _sprites(paths: Sequence[Path], kinds: list[str]) -> Sprites:
     """Decode pictures that are sorted by kind."""
-    pixels = np.stack([_cut_out(path) for path in paths])
     first, count = _group(kinds)
-    return Sprites(_premultiply(torch.from_numpy(pixels).permute(0, 3, 1, 2)), first, count)
+    return Sprites(_premultiply(_planes([_cut_out(path) for path in paths])), first, count)
 
 
 def _cut_out(path: Path) -> NDArray[np.uint8]:
@@ -191,6 +190,11 @@ def _premultiply(rgba: Tensor) -> Tensor:
     return torch.cat([(rgba[:, :3] * alpha // 255).to(torch.uint8), rgba[:, 3:]], 1).contiguous()
 
 
+def _planes(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """(H, W, C) uint8 each -> (N, C, H, W)."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
 def load_clothing(folder: Path, *, held_out: bool) -> Photos:
     """Read `images/<name>.jpg` with `labels/<name>.png` and `classes.json`.
 
@@ -207,8 +211,7 @@ def load_clothing(folder: Path, *, held_out: bool) -> Photos:
         with Image.open(path) as image, Image.open(folder / "labels" / f"{path.stem}.png") as label:
             pixels.append(np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR)))
             labels.append(np.asarray(label.resize(size, Image.Resampling.NEAREST)))
-    rgb = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return tabulate(rgb, torch.from_numpy(np.stack(labels)), max(map(int, classes)))
+    return tabulate(_planes(pixels), torch.from_numpy(np.stack(labels)), max(map(int, classes)))
 
 
 def load_folder(folder: Path, size: int = PHOTO_SIZE) -> Photos:
@@ -233,8 +236,7 @@ def load_folder(folder: Path, size: int = PHOTO_SIZE) -> Photos:
             labels.append(hit.astype(np.uint8) * value)
     if not pixels:
         raise FileNotFoundError(f"no <category>/images/<name>.* with <category>/masks/<name>.png in {folder}")
-    rgb = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return tabulate(rgb, torch.from_numpy(np.stack(labels)), len(categories))
+    return tabulate(_planes(pixels), torch.from_numpy(np.stack(labels)), len(categories))
 
 
 def load_photos(folder: Path) -> Photos:
@@ -246,11 +248,10 @@ def load_photos(folder: Path) -> Photos:
     pixels = []
     for path in sorted(folder.glob("*.jpg")):
         with Image.open(path) as image:
-            pixels.append(np.asarray(image.convert("RGB").resize((PHOTO_SIZE, PHOTO_SIZE), Image.Resampling.BICUBIC)))
+            pixels.append(np.asarray(image.convert("RGB").resize((PHOTO_SIZE,) * 2, Image.Resampling.BICUBIC)))
     if not pixels:
         raise FileNotFoundError(f"no *.jpg in {folder}")
-    rgb = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return tabulate(rgb, torch.zeros(len(rgb), PHOTO_SIZE, PHOTO_SIZE, dtype=torch.uint8), 0)
+    return tabulate(_planes(pixels), torch.zeros(len(pixels), PHOTO_SIZE, PHOTO_SIZE, dtype=torch.uint8), 0)
 
 
 def tabulate(pixels: Tensor, annotated: Tensor, last_class: int) -> Photos:
@@ -299,5 +300,5 @@ def cut_outs(photos: Photos) -> Sprites:
         rgba = torch.cat([photos.pixels[photos.photo[row]], mask[None].to(torch.uint8) * 255])
         image = Image.fromarray(rgba.permute(1, 2, 0).numpy(), "RGBA").crop(box)  # transparent outside the photo
         chosen.append(np.asarray(image.resize((SPRITE_SIZE,) * 2, Image.Resampling.BILINEAR)))
-    pixels = _premultiply(torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2))
+    pixels = _premultiply(_planes(chosen))
     return Sprites(pixels, torch.arange(len(chosen)), torch.ones(len(chosen), dtype=torch.int64))

@@ -137,12 +137,12 @@ class Run:
         """Set the float32 weights' gradients from one batch per process; gives the loss."""
         dice, stage = self.makers.dice, self.stage
         kind = "semantic" if bool(dice.chance(self.recipe.semantic, 1)) else "instance"
-        if bool(dice.chance(self.recipe.masked, 1)):
-            scenes = self.makers.batch(stage.batch, stage.size)
+        is_hidden = bool(dice.chance(self.recipe.masked, 1))
+        examples = 1 if is_hidden else 1 + int(dice.chance(self.recipe.ensembles, 1))
+        scenes = self.makers.batch(stage.batch // examples, stage.size, examples)
+        if is_hidden:
             loss = loss_of_hidden(self.fast, scenes, kind, stage.balance, dice)
         else:
-            examples = 1 + int(dice.chance(self.recipe.ensembles, 1))
-            scenes = self.makers.batch(stage.batch // examples, stage.size, examples)
             loss = loss_of_answers(self.fast, scenes, kind, stage.balance, examples)
         self.fast.zero_grad(set_to_none=True)
         loss.backward()

@@ -40,8 +40,9 @@ class TwoPhotos:
         """See `training.scenes.Source`."""
         rows = self.rows[dice.weighted(self.weights, count)]
         others, *more = (self.photos.first[rows] + dice.below(self.photos.count[rows]) for _ in range(examples))
-        anywhere = self.rows[dice.choice(len(self.rows), count)]
-        others = torch.where(dice.chance(self.elsewhere, count), anywhere, others)
+        if self.elsewhere:  # else no number is drawn: the held-out sets of a seed stay what they were
+            anywhere = self.rows[dice.choice(len(self.rows), count)]
+            others = torch.where(dice.chance(self.elsewhere, count), anywhere, others)
         return _scenes(self.photos, dice, [rows, *more], others, size)
 
 

@@ -148,6 +148,15 @@ def test_a_window_elsewhere_is_answered_with_what_it_shows_of_the_thing(data: Pa
     assert scenes.prompt_area.flatten(1).any(1).all()
 
 
+def test_without_such_windows_no_number_is_drawn_for_them(data: Path) -> None:
+    class NoChoice(Dice):
+        def choice(self, count: int, *shape: int) -> torch.Tensor:
+            raise AssertionError("the held-out sets of a seed would change")
+
+    photos = load_folder(data / "things", 64)
+    assert len(TwoPhotos(photos, CLASSES).halves(NoChoice(0), 4, 32)) == 4
+
+
 def test_a_photo_without_masks_is_asked_for_its_regions(data: Path) -> None:
     photos = load_photos(data / "photos")
     assert len(photos.pixels) == 3
