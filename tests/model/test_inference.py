@@ -64,6 +64,16 @@ def test_a_prepared_network_answers_as_transformers_does(shape: str, precision: 
             assert relative_rms(answer_half(whole), wanted) <= GATES[precision]
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_weights_stored_in_16_bits_answer_in_float32_as_exactly_as_others(stored: torch.dtype):
+    theirs = reference_of(TINY, seed=1).to(stored).float()
+    ours = prepared(ours_like(theirs).to(stored), "float32")
+    batch = draw_batch(TINY, pairs=1, seed=1)
+    with torch.inference_mode():
+        wanted = answer_half(theirs(**batch).pred_masks)
+        assert relative_rms(ours(**batch, answer_only=True).pred_masks, wanted) <= 2e-6
+
+
 @pytest.mark.parametrize("precision", GATES)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_mixed_batch_and_kept_mask_streams_change_no_answer(precision: str, threads: int):
