@@ -131,6 +131,12 @@ class House:
         await self.until(lambda: self.supervisor.ready or self.fatal)
         assert not self.fatal
 
+    async def until_warm(self) -> None:
+        """Wait for the largest bucket; one that a busy machine made look slow is tried again after real batches."""
+        while self.supervisor.max_batch_pairs < self.setup.max_batch_pairs:
+            await self.ask(Pictures(60))
+            await asyncio.sleep(0.05)
+
     def signal_worker(self, number: int) -> None:
         pid = self.supervisor.pid
         assert pid is not None
