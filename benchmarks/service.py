@@ -31,14 +31,14 @@ from benchmarks import servers
 from benchmarks.bare import Bare
 from benchmarks.bodies import requests
 from benchmarks.client import Request, Seen, closed_loop, fetch, open_loop
-from benchmarks.peer import TRIED, Setting
+from benchmarks.peer import NATIVE, TRIED, Setting
 from benchmarks.report import RESULTS, Spread, Table, ratios, store, this_machine
 from benchmarks.servers import Server
 
 LOADS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 OURS, PEER = "ours", "LitServe + transformers"
-# The fastest of `peer.TRIED` on the machine of docs/performance.md.
-PEER_SETTING = Setting(4, 0.05, "bfloat16", 2)
+# The fastest of `peer.TRIED` on the machines of docs/performance.md, in the precision that this one computes in.
+PEER_SETTING = Setting(4, 0.05, NATIVE, 2)
 
 
 @dataclass(frozen=True)
