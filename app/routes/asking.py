@@ -55,12 +55,17 @@ def files_schema(example: str) -> dict[str, Any]:
     return {"items": {**items, "examples": [example]}}
 
 
+def nothing() -> list[Any]:
+    """An empty list; pydantic looks at a factory's signature on every call, which for `list` itself takes 0.2 ms."""
+    return []
+
+
 async def asked(
     request: Request,
     prompt_image: Annotated[
         list[UploadFile],
         File(
-            default_factory=list,
+            default_factory=nothing,
             description="Prompt images, which show the thing to mark; one or more, or `prompt` instead.",
             json_schema_extra=files_schema("examples/prompt_image.jpg"),
         ),
@@ -68,7 +73,7 @@ async def asked(
     prompt_mask: Annotated[
         list[UploadFile],
         File(
-            default_factory=list,
+            default_factory=nothing,
             description="The mask of each prompt image, in the same order and of the same aspect. `mask_kind` says how "
             "it shows the thing.",
             json_schema_extra=files_schema("examples/prompt_mask.png"),
@@ -77,7 +82,7 @@ async def asked(
     prompt: Annotated[
         list[str],
         Form(
-            default_factory=list,
+            default_factory=nothing,
             description="Ids or names of registered prompts, instead of examples or beside them. Each is a concept of "
             "its own in the answer.",
             examples=[[]],  # the documentation page fills these in, and most requests have none

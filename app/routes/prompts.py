@@ -24,7 +24,7 @@ from app.prompt_archive import NewPrompt
 from app.prompt_names import check_name
 from app.prompts import MOST_LISTED, PromptEntry, StoredPrompt
 from app.requests import Concept
-from app.routes.asking import check_fields, files_schema
+from app.routes.asking import check_fields, files_schema, nothing
 from app.routes.formats import PNG
 from app.routes.forms import FormRoute
 from app.schemas import LabelBody, PromptBody, PromptName, PromptPage
@@ -137,7 +137,7 @@ async def register(
     prompt_image: Annotated[
         list[UploadFile],
         File(
-            default_factory=list,
+            default_factory=nothing,
             description="One or more prompt images, which show the thing to mark; or `tuned` instead.",
             json_schema_extra=files_schema("examples/prompt_image.jpg"),
         ),
@@ -145,7 +145,7 @@ async def register(
     prompt_mask: Annotated[
         list[UploadFile],
         File(
-            default_factory=list,
+            default_factory=nothing,
             description="The mask of each prompt image, in the same order and of the same aspect.",
             json_schema_extra=files_schema("examples/prompt_mask.png"),
         ),
