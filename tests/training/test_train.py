@@ -14,7 +14,8 @@ from transformers import SegGptForImageSegmentation as Reference
 from model.checkpoint import load, resolve
 from model.config import SegGptConfig
 from training.draw import Dice
-from training.export import export
+from training.export import export, mean
+from training.export import main as export_command
 from training.initialise import new_network, resized
 from training.loss import balanced_loss, overlap
 from training.mixtures import bundled_mixture, held_out_maker
@@ -188,9 +189,7 @@ def test_orthogonal_matrices_have_singular_values_near_one() -> None:
 
 
 def test_an_exported_snapshot_answers_in_transformers_as_here(tmp_path: Path) -> None:
-    network = new_network(TINY, seed=0)
-    state = network.state_dict()
-    export(Snapshot(TINY, state, state, pairs=1), tmp_path)
+    export(new_network(TINY, seed=0), tmp_path)
     ours = load(resolve(tmp_path), dtype=torch.float32)
     theirs = Reference.from_pretrained(tmp_path, dtype=torch.float32).eval()
     images = torch.randn(3, 2, 3, 32, 32)
@@ -202,14 +201,33 @@ def test_an_exported_snapshot_answers_in_transformers_as_here(tmp_path: Path) ->
 
 
 def test_an_export_has_a_processor_of_its_size_and_true_checksums(tmp_path: Path) -> None:
-    state = new_network(TINY, seed=0).state_dict()
-    export(Snapshot(TINY, state, state), tmp_path)
+    export(new_network(TINY, seed=0), tmp_path)
     assert json.loads((tmp_path / "preprocessor_config.json").read_text())["size"] == {"height": 32, "width": 32}
     lines = (tmp_path / "SHA256SUMS").read_text().splitlines()
     sums = dict(reversed(line.split("  ")) for line in lines)
     assert {"config.json", "model.safetensors"} <= set(sums)
     for name, digest in sums.items():
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_snapshot_and_a_checkpoint_are_exported_as_the_mean_of_their_weights_at_another_size(tmp_path: Path) -> None:
+    one, other = (new_network(TINY, seed=seed).state_dict() for seed in (0, 1))
+    Snapshot(TINY, one, {name: tensor.clone() for name, tensor in one.items()}).save(tmp_path / "snapshot.pt")
+    network = new_network(TINY, seed=1)
+    export(network, tmp_path / "checkpoint", dtype=torch.float32)
+    command = [str(tmp_path / "snapshot.pt"), str(tmp_path / "checkpoint"), "--out", str(tmp_path / "out")]
+    export_command([*command, "--size", "64"])
+    made = load(resolve(tmp_path / "out"), dtype=torch.float32)
+    assert made.config.half_size == (64, 64)
+    name = "model.encoder.layers.0.mlp.lin1.weight"
+    expected = (one[name].double() + other[name].double()) / 2
+    torch.testing.assert_close(made.state_dict()[name].double(), expected, atol=1e-3, rtol=1e-3)  # fp16 on disk
+    torch.testing.assert_close(load(resolve(tmp_path / "checkpoint")).state_dict()[name], other[name], atol=0, rtol=0)
+
+
+def test_there_is_no_mean_of_networks_of_unlike_shape() -> None:
+    with pytest.raises(ValueError, match="no mean of"):
+        mean([new_network(TINY, seed=0), new_network(tiny_config(64), seed=0)])
 
 
 def test_queries_and_keys_of_a_fresh_network_are_alike() -> None:
