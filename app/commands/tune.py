@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from app.commands.interrupts import STATUS
+from app.commands.interrupts import STATUS, Interrupts
 from app.main import VERSION
 from model.checkpoint import BUNDLED, CheckpointError, fingerprint, load, resolve
 from model.tuned_prompt import TunedPrompt, name_of
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """0 when the file is written, 1 when nothing could be tuned, 2 for wrong usage, 130 when interrupted.
 
-    After an interrupt the best prompt until then is written all the same, if there is one.
+    After Ctrl-C or SIGTERM the best prompt until then is written all the same, if there is one.
     """
     if options.out.exists() and not options.force:
         return _say(f"{options.out} is there; --force replaces it", _WRONG_USAGE)
@@ -68,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         return _say(error, _WRONG_USAGE)
     try:
-        return _tune(options, settings)
+        with Interrupts():
+            return _tune(options, settings)
     except (CheckpointError, TuningDataError, ValueError, OSError, RuntimeError) as error:
         return _say(error, _FAILED)
     except KeyboardInterrupt:
