@@ -7,9 +7,13 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.app.conftest import RunningServer, running_server
+
+# As the pages' own: the first answers after a start wait for a warm-up, on a slow machine for seconds.
+_PATIENCE_MS = 30_000
+expect.set_options(timeout=_PATIENCE_MS)
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -67,7 +71,7 @@ class Watched:
         #: Patterns of URLs whose failure a test brings about itself.
         self.expected: list[str] = []
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(_PATIENCE_MS)
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.faults.append(f"uncaught: {error}"))
         self.page.on("requestfailed", lambda request: self.faults.append(f"{request.url}: {request.failure}"))
