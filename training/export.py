@@ -62,7 +62,7 @@ def read(source: str) -> SegGptForImageSegmentation:
     """The averaged network of a run's snapshot.pt, or any checkpoint's, in float32."""
     if Path(source).suffix == ".pt":
         return Snapshot.load(Path(source)).network()
-    return checkpoint.load(checkpoint.resolve(source), torch.float32).eval()
+    return checkpoint.load(checkpoint.resolve(source), torch.float32)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         network = mean([read(source) for source in given.source])
-    except (OSError, ValueError, checkpoint.CheckpointError) as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     export(network, given.out, given.size)
     print(f"{given.out}: {' and '.join(given.source)}, {network.config.half_size[1]} pixels")

@@ -188,7 +188,7 @@ def test_orthogonal_matrices_have_singular_values_near_one() -> None:
         assert values.max() < 1.5
 
 
-def test_an_exported_snapshot_answers_in_transformers_as_here(tmp_path: Path) -> None:
+def test_an_export_answers_in_transformers_as_here(tmp_path: Path) -> None:
     export(new_network(TINY, seed=0), tmp_path)
     ours = load(resolve(tmp_path), dtype=torch.float32)
     theirs = Reference.from_pretrained(tmp_path, dtype=torch.float32).eval()
@@ -212,9 +212,8 @@ def test_an_export_has_a_processor_of_its_size_and_true_checksums(tmp_path: Path
 
 def test_a_snapshot_and_a_checkpoint_are_exported_as_the_mean_of_their_weights_at_another_size(tmp_path: Path) -> None:
     one, other = (new_network(TINY, seed=seed).state_dict() for seed in (0, 1))
-    Snapshot(TINY, one, {name: tensor.clone() for name, tensor in one.items()}).save(tmp_path / "snapshot.pt")
-    network = new_network(TINY, seed=1)
-    export(network, tmp_path / "checkpoint", dtype=torch.float32)
+    Snapshot(TINY, weights=other, average=one).save(tmp_path / "snapshot.pt")
+    export(new_network(TINY, seed=1), tmp_path / "checkpoint", dtype=torch.float32)
     command = [str(tmp_path / "snapshot.pt"), str(tmp_path / "checkpoint"), "--out", str(tmp_path / "out")]
     export_command([*command, "--size", "64"])
     made = load(resolve(tmp_path / "out"), dtype=torch.float32)
