@@ -74,9 +74,8 @@ def prepare(model: SegGptForImageSegmentation, precision: str) -> tuple[str, str
         assert isinstance(layer, SegGptLayer)
         layers[index] = PreparedLayer(layer, pack, kernel, config, dtype)
     model.model.encoder.register_module("layernorm", PreparedNorm(model.model.encoder.layernorm, dtype))
-    # In float32: its products are few, and every layer would carry their rounding on. Before positions are resized.
-    model.model.embeddings.float()
     model.model.embeddings.keep_positions()
+    model.model.embeddings.float()  # its products are few, and every layer would carry their rounding on
     _trim()
     return kernel.name if kernel else "torch", (QuantisedLinear if precision == "int8" else linear).name
 

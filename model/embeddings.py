@@ -63,7 +63,7 @@ class SegGptEmbeddings(nn.Module):
         if self.grid != (side, side):
             square = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)
             stretched = F.interpolate(square.float(), size=self.grid, mode="bicubic", align_corners=False)
-            table = stretched.to(table.dtype).flatten(2).transpose(1, 2)
+            table = stretched.flatten(2).transpose(1, 2)  # not rounded to the weights' precision: the stream is float32
         upper, lower = table[0].chunk(2)
         return upper, lower
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -79,6 +80,20 @@ def test_the_straight_line_paints_what_the_network_paints(config, group_sizes, t
     assert layout == wanted_stream.layout
     assert relative_rms(stream, wanted_stream.tokens) <= TOLERANCE
     assert relative_rms(got, wanted) <= TOLERANCE
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+@torch.inference_mode()
+def test_weights_stored_in_16_bits_paint_in_float32_as_exactly_as_others(stored: torch.dtype):
+    model = network(TINY).to(stored)
+    exact = copy.deepcopy(model).float()
+    pixels = pixels_of(TINY, (1,))
+    inputs, prompts, masks = normalise(pixels).split(1)
+    wanted = exact(inputs, prompts, masks, answer_only=True).pred_masks
+    forward = AnswerForward(model, torch.float32, list(kernels_of(exact)))
+    layout, kinds = forward.layout((1,)), torch.zeros(1, dtype=torch.int64)
+    stream = forward.mask_stream(pixels[2:], layout, kinds)
+    assert relative_rms(forward.answers(pixels[:2], layout, kinds, stream), wanted) <= 2e-6
 
 
 @torch.inference_mode()
