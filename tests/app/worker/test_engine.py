@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -165,8 +166,10 @@ def test_weights_that_give_no_finite_answer_are_refused_at_the_warm_up(engine: E
     assert "\n" not in str(caught.value)
 
 
-def test_buckets_double_up_to_the_largest_batch(checkpoint: Checkpoint, cells: Cells):
+def test_buckets_double_up_to_the_largest_batch(checkpoint: Checkpoint, cells: Cells, monkeypatch: pytest.MonkeyPatch):
     engine = Engine(make_setup(checkpoint, cells, pairs=6), cells)
+    ticks = itertools.count()  # every forward takes as long: a busy machine must not make a size look slow
+    monkeypatch.setattr("app.worker.engine.time.perf_counter", lambda: next(ticks) / 1000)
     warm = []
     while engine.buckets.next is not None:
         assert engine.warm_up() is not None
