@@ -20,9 +20,17 @@ from training.draw import Dice
 from training.mixtures import HELD_OUT_SEED, bundled_mixture, drawn_mixture, folder_mixture, held_out_maker
 from training.recipe import BUNDLED, SHORT, Recipe, bundled_config, fine_tuning, short_config
 from training.scenes import SceneMaker
+from training.teacher import teacher_is_there
 from training.train import Run
 
-_NUMBERS: dict[str, type] = {"pairs": int, "minutes": float, "learning_rate": float, "seed": int, "report_every": int}
+_NUMBERS: dict[str, type] = {
+    "pairs": int,
+    "minutes": float,
+    "learning_rate": float,
+    "taught": float,
+    "seed": int,
+    "report_every": int,
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         recipe = BUNDLED if given.verb == "bundled" else SHORT
     named = {name: getattr(given, name) for name in _NUMBERS if getattr(given, name) is not None}
-    order = _Order(given, replace(recipe, **named))
+    recipe = replace(recipe, **named)
+    if recipe.taught and not teacher_is_there():
+        parser.error("the teacher's packages are missing: pip install 'seggpt-serve[teacher]', or give --taught 0")
+    order = _Order(given, recipe)
     if given.processes == 1:
         _train(0, order, None)
         return

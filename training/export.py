@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     export(network, given.out, given.size)
-    print(f"{given.out}: {' and '.join(given.source)}, {network.config.half_size[1]} pixels")
+    print(f"{given.out}: {' and '.join(given.source)}, {given.size or network.config.half_size[1]} pixels")
 
 
 if __name__ == "__main__":

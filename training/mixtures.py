@@ -45,8 +45,8 @@ class Shares:
     same_photo: float = 0.14
     clothing: float = 0.13
     people: float = 0.13
-    things: float = 0.08  # photos of <data>/things/<category>/
-    photos: float = 0.06  # two windows of one of <data>/photos/
+    things: float = 0.16  # photos of <data>/things/<category>/
+    photos: float = 0.2  # two windows of one of <data>/photos/
     elsewhere: float = 0.15  # of pairs of two photos: the second window is laid around anything
     emoji: float = 0.34
     cut_outs: float = 0.3

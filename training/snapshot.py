@@ -21,6 +21,7 @@ class Snapshot:
 
     weights, average: float32 state dicts; the moving average is what gets exported.
     pairs, steps, seconds: seen and spent so far, over all resumptions.
+    lesson: state dict of the layer that guesses the teacher's features; empty without a teacher.
     """
 
     config: SegGptConfig
@@ -30,6 +31,7 @@ class Snapshot:
     pairs: int = 0
     steps: int = 0
     seconds: float = 0.0
+    lesson: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Snapshot:

@@ -30,17 +30,18 @@ from training.muon import Muon
 from training.painting import answer, found_area, loss_of_answers, loss_of_hidden
 from training.recipe import Recipe, Stage
 from training.samples import save_samples
-from training.scenes import SceneMaker
+from training.scenes import SceneMaker, Scenes
 from training.snapshot import Snapshot, follow
+from training.teacher import Lesson, half_grid, listening
 
 JUDGED_SCENES = 96  # at every report, the same each time
 JUDGE_SEED = 20
 LOG_COLUMNS = ("pairs", "seconds", "size", "loss", "learning_rate", "held_out_iou")
 
 
-def make_optimisers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for the rest; or AdamW for all."""
-    named = [(name, p) for name, p in network.named_parameters()]
+def make_optimisers(network: nn.Module, recipe: Recipe, beside: nn.Module | None = None) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, AdamW for the rest and what is learnt beside the network; or AdamW for all."""
+    named = [(name, p) for part in (network, beside) if part is not None for name, p in part.named_parameters()]
     in_blocks = {name for name, p in named if ".layers." in name and p.ndim == 2 and "rel_pos" not in name}
     hidden = [p for name, p in named if name in in_blocks] if recipe.optimiser == "muon" else []
     chosen = {id(p) for p in hidden}
@@ -90,6 +91,11 @@ class Run:
         self.precision = recipe.precision or _fast_precision(self.device)
         self.pairs, self.steps, self.seconds = 0, 0, 0.0
         states: list[dict[str, Tensor]] = []
+        self.lesson: Lesson | None = None
+        self.unlike: float | None = None  # the lesson's loss of this process's last batch
+        if recipe.taught:
+            config = start if isinstance(start, SegGptConfig) else start.config
+            self.lesson = Lesson(config.hidden_size, recipe.seed).to(self.device)
         if resume is not None:
             last = Snapshot.load(resume)
             network = SegGptForImageSegmentation(last.config)
@@ -97,6 +103,8 @@ class Run:
             self.average = last.average
             self.pairs, self.steps, self.seconds = last.pairs, last.steps, last.seconds
             states = last.optimisers
+            if self.lesson is not None:
+                self.lesson.guess.load_state_dict(last.lesson)
         else:
             network = new_network(start, recipe.seed) if isinstance(start, SegGptConfig) else start
             self.average = network.state_dict()
@@ -120,8 +128,19 @@ class Run:
         self.fast = self.network
         if self.precision != torch.float32:
             self.fast = copy.deepcopy(self.network).to(self.precision)
-        self.optimisers = make_optimisers(self.network, self.recipe)
+        self.optimisers = make_optimisers(self.network, self.recipe, self.lesson and self.lesson.guess)
         self.fresh_steps = 0
+        if self.lesson is not None:
+            self.lesson.teacher.centre(self._judged().image, half_grid(self.network))
+
+    def _learning(self, network: nn.Module) -> list[nn.Parameter]:
+        """All that is learnt: the network, or its fast copy, and what stands beside it."""
+        return [*network.parameters(), *(self.lesson.guess.parameters() if self.lesson is not None else ())]
+
+    def _judged(self) -> Scenes:
+        """The held-out scenes, in the stage's size: the same in every process and at every report."""
+        self.judge.dice = Dice(JUDGE_SEED, self.device)
+        return self.judge.batch(JUDGED_SCENES, self.stage.size)
 
     @property
     def progress(self) -> float:
@@ -140,13 +159,20 @@ class Run:
         is_hidden = bool(dice.chance(self.recipe.masked, 1))
         examples = 1 if is_hidden else 1 + int(dice.chance(self.recipe.ensembles, 1))
         scenes = self.makers.batch(stage.batch // examples, stage.size, examples)
-        if is_hidden:
-            loss = loss_of_hidden(self.fast, scenes, kind, stage.balance, dice)
-        else:
-            loss = loss_of_answers(self.fast, scenes, kind, stage.balance, examples)
-        self.fast.zero_grad(set_to_none=True)
-        loss.backward()
-        rough = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.fast.parameters()]
+        with listening(self.fast) as heard:
+            if is_hidden:
+                loss = loss_of_hidden(self.fast, scenes, kind, stage.balance, dice)
+            else:
+                loss = loss_of_answers(self.fast, scenes, kind, stage.balance, examples)
+        whole = loss
+        if self.lesson is not None:
+            unlike = self.lesson(scenes, examples, heard[0])
+            whole, self.unlike = loss + self.recipe.taught * unlike, unlike.item()
+        learning = self._learning(self.fast)
+        for parameter in learning:
+            parameter.grad = None
+        whole.backward()
+        rough = [p.grad if p.grad is not None else torch.zeros_like(p) for p in learning]
         # What all must agree on travels at the end: the first process's clock and the loss.
         clock = self.seconds * self.processes if self.rank == 0 else 0.0
         books = torch.tensor([clock, loss.item()], device=self.device)
@@ -154,7 +180,7 @@ class Run:
         if self.processes > 1:
             distributed.all_reduce(flat)
             flat /= self.processes
-        slow = list(self.network.parameters())
+        slow = self._learning(self.network)
         for exact, part in zip(slow, flat[:-2].split([p.numel() for p in slow]), strict=True):
             exact.grad = part.view_as(exact)
         self.clock = float(flat[-2])
@@ -162,7 +188,7 @@ class Run:
 
     def step(self) -> float:
         """Apply the gradients, and bring the fast copy and the average up to date; gives the learning rate."""
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self._learning(self.network), 1.0)
         rate = self.learning_rate()
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -209,13 +235,22 @@ class Run:
                 f"{self.progress:6.1%}  {self.pairs:>9,} pairs of {self.stage.size} px  {speed:6.1f}/s  "
                 f"loss {sum(recent) / len(recent):.4f}"
             )
+            if self.unlike is not None:
+                line += f"  teacher {self.unlike:.4f}"
             print(line, end=end, file=sys.stderr, flush=True)
 
     def snapshot(self) -> Snapshot:
         """The run as it stands."""
         states = [optimiser.state_dict() for optimiser in self.optimisers]
         return Snapshot(
-            self.network.config, self.network.state_dict(), self.average, states, self.pairs, self.steps, self.seconds
+            self.network.config,
+            self.network.state_dict(),
+            self.average,
+            states,
+            self.pairs,
+            self.steps,
+            self.seconds,
+            {} if self.lesson is None else self.lesson.guess.state_dict(),
         )
 
     @torch.inference_mode()
@@ -223,8 +258,7 @@ class Run:
         """Judge the averaged weights on held-out scenes; write snapshot, log line and sample picture."""
         snapshot, size = self.snapshot(), self.stage.size
         snapshot.save(self.out / "snapshot.pt")
-        self.judge.dice = Dice(JUDGE_SEED, self.device)
-        scenes = self.judge.batch(JUDGED_SCENES, size)
+        scenes = self._judged()
         judged = snapshot.network().to(self.device, self.precision)
         found = found_area(answer(judged, scenes), scenes.colours)
         score = overlap(found, scenes.area).mean().item()

@@ -210,12 +210,15 @@ def test_an_export_has_a_processor_of_its_size_and_true_checksums(tmp_path: Path
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
 
 
-def test_a_snapshot_and_a_checkpoint_are_exported_as_the_mean_of_their_weights_at_another_size(tmp_path: Path) -> None:
+def test_a_snapshot_and_a_checkpoint_are_exported_as_the_mean_of_their_weights_at_another_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     one, other = (new_network(TINY, seed=seed).state_dict() for seed in (0, 1))
     Snapshot(TINY, weights=other, average=one).save(tmp_path / "snapshot.pt")
     export(new_network(TINY, seed=1), tmp_path / "checkpoint", dtype=torch.float32)
     command = [str(tmp_path / "snapshot.pt"), str(tmp_path / "checkpoint"), "--out", str(tmp_path / "out")]
     export_command([*command, "--size", "64"])
+    assert "64 pixels" in capsys.readouterr().out
     made = load(resolve(tmp_path / "out"), dtype=torch.float32)
     assert made.config.half_size == (64, 64)
     name = "model.encoder.layers.0.mlp.lin1.weight"
