@@ -41,12 +41,12 @@ JUDGED = Pasting(busy=0.65, several=0.0, absent=0.0, second=0.0, relative=0.0, o
 class Shares:
     """How often each kind of scene and each collection of cut-outs is drawn; of any sum."""
 
-    pasted: float = 0.6
-    same_photo: float = 0.14
-    clothing: float = 0.13
-    people: float = 0.13
-    things: float = 0.16  # photos of <data>/things/<category>/
-    photos: float = 0.2  # two windows of one of <data>/photos/
+    pasted: float = 0.5
+    same_photo: float = 0.08
+    clothing: float = 0.1
+    people: float = 0.1
+    things: float = 0.42  # photos of <data>/things/<category>/
+    photos: float = 0.15  # two windows of one of <data>/photos/
     elsewhere: float = 0.15  # of pairs of two photos: the second window is laid around anything
     emoji: float = 0.34
     cut_outs: float = 0.3
