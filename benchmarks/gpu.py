@@ -9,8 +9,11 @@ section, so a call that is cut short leaves what it had.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,16 +23,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import uvloop
 
 from benchmarks import gpu_measure as measure
+from benchmarks import servers
+from benchmarks.bodies import requests
+from benchmarks.client import closed_loop, fetch, open_loop
 from benchmarks.flops import Request, forward_gflop, reference_gflop
-from benchmarks.report import ROOT, Spread, Table, store, this_machine
+from benchmarks.report import ROOT, Spread, Table, ratios, store, this_machine
+from benchmarks.service import checked
 from model import SegGptConfig
+from model.checkpoint import save
 from model.kernels.choice import LIMITS, candidates, draw, layout_of, replay_ms, worst_error
 from model.runner import Runner
 
 BATCHES = (1, 8, 32)
 BUCKETS = (1, 2, 4, 8, 16, 32)
+# Pairs of the service's largest batches, and clients that are enough to fill two of them.
+SERVED = ((8, 32), (32, 96))
+SERVED_SIZE, LOADS, WARMING_S = (480, 640), (0.5, 0.8), 30.0
 DATA_SHEET_TFLOPS = 790.0  # issue 3's figure: a large bfloat16 product on an H200
 
 
@@ -274,6 +286,58 @@ def ensembles(bench: Bench) -> None:
     bench.add("Ensembles", Table(head, rows))
 
 
+def service(bench: Bench) -> None:
+    """The service's answers per second over the bare model's images per second, in turn: 640x480 JPEGs in, PNGs out."""
+    rows: list[list[str]] = []
+    later: list[list[str]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        save(measure.our_network(bench.config, bench.weights, bench.device), Path(folder))
+        for pairs, clients in SERVED:
+            uvloop.run(_served(bench, folder, pairs, clients, rows, later))
+    head = ("pairs at most", "clients", "answers/s", "bare model, images/s", "over bare", "p50, ms", "p99, ms")
+    bench.add("Service, ViT-L, bfloat16, 640x480 JPEGs, one known example", Table(head, rows))
+    loads = ("pairs at most", "offered/s", "answered/s", "p50, ms", "p99, ms", "refused")
+    bench.add("Service, latency over offered load", Table(loads, later))
+
+
+async def _served(
+    bench: Bench, checkpoint: str, pairs: int, clients: int, rows: list[list[str]], later: list[list[str]]
+) -> None:
+    """One setting of the service, its rows added."""
+    settings = {"SEGGPT_DTYPE": "bfloat16", "SEGGPT_MAX_BATCH_PAIRS": str(pairs), "SEGGPT_QUEUE_PAIRS": "256"}
+    request = requests(SERVED_SIZE, servers.HOST, new_prompts=False)
+    runner = bench.runner("bfloat16")
+    runner.capture(pairs)
+    work = measure.our_work(runner, measure.Batch.draw(bench.config, (1,) * pairs, bench.device))
+    async with servers.ours(checkpoint, settings) as server:
+        until = time.monotonic() + WARMING_S
+        while (warm := await _largest_batch(server.port)) < pairs and time.monotonic() < until:  # noqa: ASYNC110  # it asks another process
+            await asyncio.sleep(0.2)
+        checked(await closed_loop(servers.HOST, server.port, request, clients, bench.seconds))
+        served, bare, seen = [], [], None
+        for _ in range(bench.rounds):
+            with server.paused():
+                bare.append(1000 * pairs / measure.elapsed_ms(work, max(2, round(bench.seconds * 300 / pairs))))
+            seen = checked(await closed_loop(servers.HOST, server.port, request, clients, 5 * bench.seconds))
+            served.append(seen.answers_per_s)
+        assert seen is not None, "there is at least one round"
+        quantiles = [f"{seen.quantile_ms(share):.0f}" for share in (0.5, 0.99)]
+        over = ratios(served, bare).text()
+        rates = [Spread(tuple(values)).text(1) for values in (served, bare)]
+        rows.append([str(warm), str(clients), *rates, over, *quantiles])
+        for share in LOADS:
+            offered = share * Spread(tuple(served)).median
+            seen = checked(await open_loop(servers.HOST, server.port, request, offered, 8 * bench.seconds, seed=1))
+            quantiles = [f"{seen.quantile_ms(quantile):.0f}" for quantile in (0.5, 0.99)]
+            later.append([str(warm), f"{offered:.1f}", f"{seen.answers_per_s:.1f}", *quantiles, str(seen.refused)])
+
+
+async def _largest_batch(port: int) -> int:
+    """Pairs of the largest batch that the service's worker has warmed up."""
+    _, models = await fetch(servers.HOST, port, "/v1/models")
+    return min(int(worker["max_batch_pairs"]) for worker in json.loads(models)["models"][0]["workers"])
+
+
 def memory(bench: Bench) -> None:
     """Most memory of one forward, weights included; other networks of this process are put away first."""
     bench.runners.clear()
@@ -307,6 +371,20 @@ def parts(bench: Bench) -> None:
     bench.add("Gathering and copying pixels to the GPU", Table(("pairs", "ms"), copies))
 
 
+# What can be asked for, in the order in which all of it is measured, and the seconds that each may take.
+SECTIONS: dict[str, tuple[Callable[[Bench], None], float]] = {
+    "start": (start, 60),
+    "answers": (answers, 40),
+    "rates": (rates, 60),
+    "ensembles": (ensembles, 20),
+    "service": (service, 90),
+    "attention": (attention, 60),
+    "parts": (parts, 20),
+    "memory": (memory, 20),
+    **{f"compiled-{pairs}": (partial(rates, theirs_compiled=(pairs,)), 120) for pairs in (8, 1, 32)},
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
@@ -315,6 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=8.5, help="after which nothing new begins")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.4, help="of each work in a round")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("benchmarks.gpu needs an NVIDIA GPU; this machine shows none", file=sys.stderr)
@@ -332,15 +411,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench.result["gpu"] = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, {_triton()}"
     print(bench.result["gpu"], flush=True)
     bench.section("rates of the GPU", rates_of_the_gpu, 10)
-    bench.section("start", start, 60)
-    bench.section("answers", answers, 40)
-    bench.section("rates", rates, 60)
-    bench.section("ensembles", ensembles, 20)
-    bench.section("attention", attention, 60)
-    bench.section("parts", parts, 20)
-    bench.section("memory", memory, 20)
-    for pairs in (8, 1, 32):
-        bench.section(f"compiled, {pairs} pairs", partial(rates, theirs_compiled=(pairs,)), 120)
+    for name in options.only:
+        work, needs_s = SECTIONS[name]
+        bench.section(name, work, needs_s)
     return 0
 
 

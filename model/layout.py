@@ -43,6 +43,11 @@ class Layout:
         """True when no group is an ensemble."""
         return self.pairs == self.groups
 
+    @property
+    def common_size(self) -> int | None:
+        """The pairs of every group; None where groups differ."""
+        return self.group_sizes[0] if len(set(self.group_sizes)) == 1 else None
+
     def doubled(self) -> Layout:
         """The layout of two streams, the second behind the first."""
         return replace(self, group_sizes=self.group_sizes * 2)
@@ -64,14 +69,16 @@ class Layout:
         """(groups, ...) -> (pairs, ...): each group's row repeated for its pairs."""
         if self.is_one_to_one:
             return rows
+        if self.common_size is not None:
+            return rows.repeat_interleave(self.common_size, 0)
         return torch.cat(
             [row.expand(size, *row.shape[1:]) for row, size in zip(rows.split(1), self.group_sizes, strict=True)]
         )
 
     def first_of_group(self, rows: Tensor) -> Tensor:
         """(pairs, ...) -> (groups, ...): the row of each group's first pair."""
-        if self.is_one_to_one:
-            return rows
+        if self.common_size is not None:
+            return rows[:: self.common_size]
         return torch.stack([part[0] for part in rows.split(self.group_sizes)])
 
     def mean_of_group(self, rows: Tensor) -> Tensor:
@@ -82,6 +89,9 @@ class Layout:
         """
         if self.is_one_to_one:
             return rows
+        if self.common_size is not None:
+            mean: Tensor = rows.unflatten(0, (-1, self.common_size)).mean(dim=1)
+            return mean
         return torch.stack([part.mean(dim=0) for part in rows.split(self.group_sizes)])
 
     def canvases(self, tokens: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from model.config import SegGptConfig
 from model.seggpt import SegGptForImageSegmentation
 from training.draw import Dice
 from training.mixtures import HELD_OUT_SEED, bundled_mixture, drawn_mixture, folder_mixture, held_out_maker
-from training.recipe import BUNDLED, SHORT, Recipe, bundled_config, fine_tuning, short_config
+from training.recipe import BUNDLED, BUNDLED_ON_GPU, SHORT, Recipe, bundled_config, fine_tuning, short_config
 from training.scenes import SceneMaker
 from training.teacher import teacher_is_there
 from training.train import Run
@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.verb == "finetune":
         recipe = fine_tuning(load(resolve(given.start)).config, given.batch)
     else:
-        recipe = BUNDLED if given.verb == "bundled" else SHORT
+        bundled_here = BUNDLED_ON_GPU if torch.device(given.device).type == "cuda" else BUNDLED
+        recipe = bundled_here if given.verb == "bundled" else SHORT
     named = {name: getattr(given, name) for name in _NUMBERS if getattr(given, name) is not None}
     recipe = replace(recipe, **named)
     if recipe.taught and not teacher_is_there():

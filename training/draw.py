@@ -32,7 +32,7 @@ class Dice:
 
     def weighted(self, weights: Tensor, count: int) -> Tensor:
         """(count,) indices, each drawn in proportion to its weight."""
-        bounds = weights.to(self.device).cumsum(0)
+        bounds = weights.to(self.device, torch.float64).cumsum(0)
         draw = torch.rand(count, generator=self.generator, device=self.device, dtype=torch.float64) * bounds[-1]
         return torch.searchsorted(bounds, draw).clamp(max=len(weights) - 1)
 

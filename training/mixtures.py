@@ -73,7 +73,7 @@ def bundled_mixture(
     """
     shares, device = shares or Shares(), dice.device
     photos = load_clothing(data / "clothing", held_out=False)
-    things = load_folder(data / "things").to(device) if (data / "things").is_dir() else None
+    things = load_folder(data / "things") if (data / "things").is_dir() else None
     styles = sorted((data / "emoji_styles").glob("*/"))
     collections = [
         (shares.emoji, load_emoji([data / "emoji", *styles], held_out=False)),
@@ -84,6 +84,7 @@ def bundled_mixture(
         collections.append((shares.cut_outs, load_cut_outs(data / "cutouts", held_out=False)))
     if things is not None:
         collections.append((shares.things, cut_outs(things)))
+        things = things.to(device)
     photos = photos.to(device)
     views = load_photos(data / "photos").to(device) if (data / "photos").is_dir() else None
     backgrounds = torch.cat([shown.pixels for shown in (photos, things, views) if shown is not None])

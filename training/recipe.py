@@ -35,7 +35,7 @@ class Recipe:
         pairs, minutes: the run ends with whichever comes first. Only `pairs` makes a run repeatable.
         learning_rate: the highest, reached after warm_up_steps, falling to zero as half a cosine.
         masked: share of the batches in which random patches of the whole canvas are hidden, not the input half.
-        ensembles: share of the other batches in which two examples of each thing are one feature ensemble.
+        ensembles: share of the other batches in which several examples of each thing are one feature ensemble.
         taught: weight of the teacher's loss beside the painting's; 0 needs no teacher.
         semantic: share of the batches that carry the semantic type token, so that both tokens are trained.
         precision: of the forward; None is bfloat16 where the hardware has it, else float32.
@@ -69,6 +69,14 @@ BUNDLED = Recipe(
     pairs=1_500_000,
     ensembles=0.2,
     taught=2.0,
+)
+# The same in twenty minutes: a GPU composes and learns from hundreds of pairs in the time that its launches take.
+BUNDLED_ON_GPU = replace(
+    BUNDLED,
+    stages=(Stage(0.25, 64, 512), Stage(0.6, 96, 256), Stage(1.0, 128, 256)),
+    minutes=20,
+    pairs=10_000_000,
+    learning_rate=2e-3,
 )
 # Two minutes on two CPU cores, on drawn things and a smaller network: enough to see that it learns.
 SHORT = Recipe(

@@ -82,10 +82,12 @@ class Teacher(nn.Module):
         shown = functional.interpolate((pictures.float() - _MEAN) / _SCALE, size, mode="bilinear", antialias=True)
         shown = shown.contiguous(memory_format=torch.channels_last)
         seen = []
-        for block, stage in enumerate(self.stages, start=-1):
-            shown = stage(shown)
-            if block in (_FINE, _COARSE):
-                seen.append(functional.interpolate(shown, grid, mode="bilinear").flatten(2).mT)
+        # On a GPU it would take longer than what it teaches; a CPU may have no fast bfloat16.
+        with torch.autocast("cuda", torch.bfloat16, enabled=shown.is_cuda):
+            for block, stage in enumerate(self.stages, start=-1):
+                shown = stage(shown)
+                if block in (_FINE, _COARSE):
+                    seen.append(functional.interpolate(shown.float(), grid, mode="bilinear").flatten(2).mT)
         return seen
 
 

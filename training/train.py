@@ -36,6 +36,7 @@ from training.teacher import Lesson, half_grid, listening
 
 JUDGED_SCENES = 96  # at every report, the same each time
 JUDGE_SEED = 20
+EXAMPLES = (2, 2, 4)  # of ensembles
 LOG_COLUMNS = ("pairs", "seconds", "size", "loss", "learning_rate", "held_out_iou")
 
 
@@ -157,7 +158,8 @@ class Run:
         dice, stage = self.makers.dice, self.stage
         kind = "semantic" if bool(dice.chance(self.recipe.semantic, 1)) else "instance"
         is_hidden = bool(dice.chance(self.recipe.masked, 1))
-        examples = 1 if is_hidden else 1 + int(dice.chance(self.recipe.ensembles, 1))
+        several = not is_hidden and bool(dice.chance(self.recipe.ensembles, 1))
+        examples = EXAMPLES[int(dice.choice(len(EXAMPLES), 1))] if several else 1
         scenes = self.makers.batch(stage.batch // examples, stage.size, examples)
         with listening(self.fast) as heard:
             if is_hidden:

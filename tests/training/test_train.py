@@ -254,3 +254,25 @@ def test_the_average_follows_the_weights() -> None:
     for step in range(1, 200):
         follow(average, weights, step)
     assert average["w"].item() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_gpu_composes_and_learns(data: Path, tmp_path: Path) -> None:
+    device = torch.device("cuda")
+    recipe = replace(RECIPE, ensembles=0.5, masked=0.2, precision=None, learning_rate=2e-3)
+    judge = held_out_maker(data, device)
+    run = Run(
+        recipe,
+        lambda dice: bundled_mixture(data, dice, drawn_kinds=12),
+        judge,
+        tmp_path / "whole",
+        start=TINY,
+        device=device,
+    )
+    run.train()
+    assert run.precision == torch.bfloat16
+    assert {parameter.device.type for parameter in run.network.parameters()} == {"cuda"}
+    kept = Snapshot.load(tmp_path / "whole" / "snapshot.pt")
+    assert kept.config.image_size == (96, 48)
+    assert all(bool(weight.isfinite().all()) for weight in kept.average.values())
+    assert (tmp_path / "whole" / "log.csv").read_text().count("\n") >= 3
