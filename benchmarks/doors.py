@@ -44,6 +44,18 @@ def _post(path: str, parts: Sequence[tuple[str, str, bytes]]) -> list[bytes]:
     return [head.encode(), body]
 
 
+async def register(port: int, size: tuple[int, int]) -> str:
+    """Register a made example, and give its id."""
+    connection = await Connection.open(servers.HOST, port)
+    shown = [("prompt_image", "p.jpg", jpeg(_PICTURES, size)), ("prompt_mask", "m.png", mask_png(size))]
+    status, answer = await connection.ask(_post("/v1/prompts", shown))
+    connection.close()
+    if status != 201:
+        raise SystemExit(f"registering failed: {answer[:300]!r}")
+    prompt: str = json.loads(answer.partition(b"\r\n\r\n")[2])["id"]
+    return prompt
+
+
 def registered(size: tuple[int, int], prompt: str) -> Request:
     """Requests by number: different input images, one registered prompt."""
     images = [jpeg(seed, size) for seed in range(_PICTURES)]
@@ -86,13 +98,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     alone: dict[str, list[float]] = {NEW: [], SENT: [], REGISTERED: []}
     with tempfile.TemporaryDirectory() as prompts:
         async with servers.ours(options.checkpoint, {"SEGGPT_PROMPTS": prompts}) as server:
-            connection = await Connection.open(servers.HOST, server.port)
-            shown = [("prompt_image", "p.jpg", jpeg(_PICTURES, size)), ("prompt_mask", "m.png", mask_png(size))]
-            status, answer = await connection.ask(_post("/v1/prompts", shown))
-            if status != 201:
-                raise SystemExit(f"registering failed: {answer[:300]!r}")
-            prompt = json.loads(answer.partition(b"\r\n\r\n")[2])["id"]
-            connection.close()
+            prompt = await register(server.port, size)
             ways = {
                 NEW: requests(size, servers.HOST, new_prompts=True),
                 SENT: requests(size, servers.HOST, new_prompts=False),

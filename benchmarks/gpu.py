@@ -27,8 +27,8 @@ import uvloop
 
 from benchmarks import gpu_measure as measure
 from benchmarks import servers
-from benchmarks.bodies import requests
 from benchmarks.client import closed_loop, fetch, open_loop
+from benchmarks.doors import register, registered
 from benchmarks.flops import Request, forward_gflop, reference_gflop
 from benchmarks.report import ROOT, Spread, Table, ratios, store, this_machine
 from benchmarks.service import checked
@@ -295,7 +295,7 @@ def service(bench: Bench) -> None:
         for pairs, clients in SERVED:
             uvloop.run(_served(bench, folder, pairs, clients, rows, later))
     head = ("pairs at most", "clients", "answers/s", "bare model, images/s", "over bare", "p50, ms", "p99, ms")
-    bench.add("Service, ViT-L, bfloat16, 640x480 JPEGs, one known example", Table(head, rows))
+    bench.add("Service, ViT-L, bfloat16, 640x480 JPEGs, a registered prompt", Table(head, rows))
     loads = ("pairs at most", "offered/s", "answered/s", "p50, ms", "p99, ms", "refused")
     bench.add("Service, latency over offered load", Table(loads, later))
 
@@ -304,12 +304,17 @@ async def _served(
     bench: Bench, checkpoint: str, pairs: int, clients: int, rows: list[list[str]], later: list[list[str]]
 ) -> None:
     """One setting of the service, its rows added."""
-    settings = {"SEGGPT_DTYPE": "bfloat16", "SEGGPT_MAX_BATCH_PAIRS": str(pairs), "SEGGPT_QUEUE_PAIRS": "256"}
-    request = requests(SERVED_SIZE, servers.HOST, new_prompts=False)
+    settings = {
+        "SEGGPT_DTYPE": "bfloat16",
+        "SEGGPT_MAX_BATCH_PAIRS": str(pairs),
+        "SEGGPT_QUEUE_PAIRS": "256",
+        "SEGGPT_PROMPTS": str(Path(checkpoint) / "prompts"),
+    }
     runner = bench.runner("bfloat16")
     runner.capture(pairs)
     work = measure.our_work(runner, measure.Batch.draw(bench.config, (1,) * pairs, bench.device))
     async with servers.ours(checkpoint, settings) as server:
+        request = registered(SERVED_SIZE, await register(server.port, SERVED_SIZE))
         until = time.monotonic() + WARMING_S
         while (warm := await _largest_batch(server.port)) < pairs and time.monotonic() < until:  # noqa: ASYNC110  # it asks another process
             await asyncio.sleep(0.2)
