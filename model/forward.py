@@ -191,7 +191,8 @@ class AnswerForward:
         # Of the patches above only the lowest pixel row is unfolded, the one that the convolution reads.
         lowest = side * channels
         above = F.linear(features[:, 0], weight[-lowest:], bias[-lowest:])
-        below = F.linear(features[:, 1:], weight, bias).unflatten(-1, (side, side, channels))
+        # Copied together first: torch multiplies rows that lie apart picture by picture, at a quarter of the speed.
+        below = F.linear(features[:, 1:].contiguous(), weight, bias).unflatten(-1, (side, side, channels))
         canvas = features.new_empty(len(features), 1 + height, width, channels)
         canvas[:, 0] = above.view(-1, width, channels)
         canvas[:, 1:].unflatten(1, (-1, side)).unflatten(3, (-1, side)).copy_(below.transpose(2, 3))
