@@ -1,6 +1,6 @@
 """The queue in front of the devices: bounded, counted in pairs, first in first out, with deadlines.
 
-Nothing here waits to fill a batch: a worker that becomes free takes what is ready at that moment. One event loop, no
+Nothing here waits to fill a batch for a device that is free: it takes what is ready at that moment. One event loop, no
 threads; the time is `time.monotonic()`.
 
 One request's way: `admit` reserves room and cells before anything is decoded; `Ticket.write` puts the pixels there;
@@ -119,7 +119,7 @@ class Batcher:
         self._admitted_pairs = self._later_pairs = 0
         self._queue: deque[Ticket] = deque()
         self._bound: dict[Group, Ticket] = {}
-        self._something_queued = asyncio.Event()
+        self._changed = asyncio.Event()
         self._accepted = 0
         self._all_done = asyncio.Event()
         self._all_done.set()
@@ -240,7 +240,7 @@ class Batcher:
             raise _too_late()
         ticket.timer = loop.call_later(deadline - now, self._expire, ticket)
         self._queue.append(ticket)
-        self._queue_changed()
+        self._changed.set()
         try:
             return await group.future
         finally:
@@ -262,20 +262,25 @@ class Batcher:
 
     # The workers' side.
 
-    async def ready(self) -> Literal[True]:
-        """Wait until a group is queued. Several may wait, and the first to `take` gets it."""
-        return await self._something_queued.wait()
+    async def ready(self, max_pairs: int, *, beside: bool = False) -> Literal[True]:
+        """Wait until `take` of the same would give something. Several may wait, and the first to `take` gets it."""
+        while not self._has_batch(max_pairs, beside=beside):
+            self._changed.clear()
+            await self._changed.wait()
+        return True
 
-    def take(self, max_pairs: int) -> list[Group]:
-        """Bind what is queued now, in order, up to `max_pairs`; empty if nothing is queued.
+    def take(self, max_pairs: int, *, beside: bool = False) -> list[Group]:
+        """Bind what is queued now, in order, up to `max_pairs`; empty if nothing is, or `beside` and no full batch.
 
         The first group is taken whatever its size, and the first that does not fit ends the batch: nobody
-        overtakes a large request. A group that a lost worker held runs alone, so that, if it was the cause, it takes
-        no other with it.
+        overtakes a large request. A group that a lost worker held runs alone and never `beside`, so that, if it was the
+        cause, it takes no other with it.
         """
         groups: list[Group] = []
         pairs = 0
         now = time.monotonic()
+        if not self._has_batch(max_pairs, beside=beside):
+            return groups
         while self._queue:
             ticket = self._queue[0]
             group = _group(ticket)
@@ -288,12 +293,12 @@ class Batcher:
                 break
             self._queue.popleft()
             self._bound[group] = ticket
-            group.bound_at = now
+            group.turn_at = now
             groups.append(group)
             pairs += group.pairs
             if group.attempts:
                 break
-        self._queue_changed()
+        self._changed.set()
         return groups
 
     def requeue(self, groups: list[Group]) -> None:
@@ -311,13 +316,13 @@ class Batcher:
             elif not group.future.done():
                 self._queue.appendleft(ticket)
                 self._metrics.requeued_groups.inc()
-        self._queue_changed()
+        self._changed.set()
 
     def finish(self, group: Group, outcome: Answer | Problem) -> None:
         """The outcome of a bound group; no worker touches its cells any more."""
         ticket = self._bound.pop(group)
         if isinstance(outcome, Answer):
-            self._measure(time.monotonic() - group.bound_at, outcome.batch_pairs)
+            self._measure(time.monotonic() - group.turn_at, outcome.batch_pairs)
         if not group.future.done():
             if isinstance(outcome, Answer):
                 group.future.set_result(outcome)
@@ -348,7 +353,7 @@ class Batcher:
             if not future.done():
                 future.set_exception(problem)
         self._queue.clear()
-        self._queue_changed()
+        self._changed.set()
 
     def _check_open(self) -> None:
         if self._draining:
@@ -367,13 +372,12 @@ class Batcher:
     def _unqueue(self, ticket: Ticket) -> None:
         with contextlib.suppress(ValueError):
             self._queue.remove(ticket)
-            self._queue_changed()
+            self._changed.set()
 
-    def _queue_changed(self) -> None:
-        if self._queue:
-            self._something_queued.set()
-        else:
-            self._something_queued.clear()
+    def _has_batch(self, max_pairs: int, *, beside: bool) -> bool:
+        if not beside or not self._queue:
+            return bool(self._queue)
+        return self.queued_pairs >= max_pairs and not _group(self._queue[0]).attempts
 
     def _measure(self, seconds: float, pairs: int) -> None:
         newest = seconds / pairs

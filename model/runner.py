@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.colours import levels, normalise
-from model.cuda import Captured, Staged, Staging, kinds_of, prepare
+from model.cuda import Captured, Fetched, Fetching, Moment, Staged, Staging, kinds_of, prepare
 from model.encoder import MaskStream
 from model.forward import AnswerForward
 from model.inference import Mode, Precision, optimise
@@ -39,6 +39,7 @@ class _Gpu:
     forward: AnswerForward
     captured: Captured
     staging: Staging
+    fetching: Fetching
 
 
 class Runner:
@@ -61,7 +62,7 @@ class Runner:
         if self.device.type == "cuda":
             prepared = prepare(model, precision)
             captured = Captured(prepared.forward, self.device)
-            self._gpu = _Gpu(prepared.forward, captured, Staging(self.device))
+            self._gpu = _Gpu(prepared.forward, captured, Staging(self.device), Fetching(self.device))
             #: What computes.
             self.mode = Mode(precision, prepared.attention, "cublas")
         else:
@@ -71,6 +72,11 @@ class Runner:
     def forward(self) -> AnswerForward | None:
         """The forward pass on a GPU; None on a CPU."""
         return None if self._gpu is None else self._gpu.forward
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches are worth beginning before the first is read: a GPU computes one beside the host's work."""
+        return 1 if self._gpu is None else 2
 
     @property
     def captured(self) -> tuple[int, ...]:
@@ -91,16 +97,17 @@ class Runner:
     def stage(self, pixels: Tensor, cells: Sequence[int]) -> Staged:
         """Gather some rows of (all, H, W, 3) uint8 pixels in host memory, and have them brought to the device.
 
-        On a GPU the host does not wait, so the next batch can be staged while the present one is computed; before a
-        third is staged the first must have been read. On a CPU the result is valid until the next call.
+        On a GPU the host waits for no more than the copy of the batch before last, so the next batch can be staged
+        while the present one is computed. On a CPU the result is valid until the next call.
         """
         if self._gpu is not None:
             return self._gpu.staging.copy(pixels, cells)
+        started = self.now()
         if len(cells) > len(self._gathered):
             self._gathered = torch.empty(len(cells), *pixels.shape[1:], dtype=torch.uint8)
         gathered = self._gathered[: len(cells)]
         torch.index_select(pixels, 0, torch.tensor(cells), out=gathered)
-        return Staged(gathered)
+        return Staged(gathered, started, self.now())
 
     @torch.inference_mode()
     def mask_stream(self, masks: Tensor, embedding_types: Sequence[str], group_sizes: Sequence[int]) -> MaskStream:
@@ -151,6 +158,17 @@ class Runner:
             mask_stream=mask_stream,
         ).pred_masks
         return Painted(*levels(pred_masks))
+
+    def fetch(self, painted: Painted) -> Fetched:
+        """Have answers brought to the host. On a GPU that is enqueued beside later work, and the host does not wait."""
+        if self._gpu is None:
+            return Fetched(painted.finite, painted.levels, self.now())
+        (finite, levels), arrived = self._gpu.fetching.copy(painted.finite, painted.levels)
+        return Fetched(finite, levels, arrived)
+
+    def now(self) -> Moment:
+        """When what the device was given to compute so far is done."""
+        return Moment(None if self._gpu is None else torch.cuda.current_stream(self.device))
 
     def synchronise(self) -> None:
         """Wait until the device has done all that it was given."""

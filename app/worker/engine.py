@@ -21,6 +21,7 @@ from app.worker.cells import CellMemory
 from app.worker.messages import Configure, GroupCells, GroupRun, Status
 from app.worker.prompts import PromptStreams
 from model.checkpoint import Checkpoint, CheckpointError, load
+from model.cuda import Fetched, Moment, Staged
 from model.encoder import MaskStream
 from model.inference import Mode, Precision, native_precision
 from model.runner import Painted, Runner
@@ -33,6 +34,36 @@ _LONG_MS = 1000.0
 
 class LoadError(RuntimeError):
     """The checkpoint cannot be served; the message is one line for the operator."""
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What the device does for one batch: when what is done, and the answers on their way."""
+
+    known_prompts: int
+    staged: Moment
+    copied: Moment
+    started: Moment
+    painted: Moment
+    fetched: Fetched
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A batch between `Engine.begin` and `Engine.finish`.
+
+    Args:
+        groups: its groups.
+        begun: None if memory did not suffice.
+    """
+
+    groups: Sequence[GroupRun]
+    begun: _Begun | None
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether `finish` would not wait for the device."""
+        return self.begun is None or self.begun.fetched.arrived.has_come
 
 
 @dataclass(frozen=True)
@@ -72,6 +103,8 @@ class Engine:
         #: How many numbers the network has.
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self._runner = _prepared(model, setup.dtype)
+        #: How many batches may be begun before the first of them is finished.
+        self.batches_at_once = self._runner.batches_at_once
         self._prompts = PromptStreams(setup.prompt_cache_bytes)
         self.buckets = Buckets(setup.max_batch_pairs, setup.warmup_limit_s * 1000)
 
@@ -106,17 +139,31 @@ class Engine:
         self._capture(bucket)
         return forward_ms
 
+    def begin(self, groups: Sequence[GroupRun]) -> Pending:
+        """Give one batch to the device, to be finished in the order of beginning. A GPU is not waited for."""
+        return Pending(groups, self._attempt(groups))
+
+    def finish(self, pending: Pending) -> BatchResult:
+        """Wait for a batch and write the answers of the groups that are "done" into their planes.
+
+        One that found too little memory is run now, and nothing beside it: what was begun before is finished, and the
+        memory of what was begun later is waited for.
+        """
+        if pending.begun is not None:
+            return self._write(pending.groups, pending.begun)
+        self._make_room()
+        return self.run(pending.groups)
+
     def run(self, groups: Sequence[GroupRun]) -> BatchResult:
-        """Run one batch and write the answers of the groups that are "done" into their planes.
+        """Begin and finish one batch.
 
         If the device's memory does not suffice, the batch is halved by groups until it does; a single group that
         does not fit is "out-of-memory" and the others have their answers.
         """
-        result = self._attempt(groups)
-        if result is not None:
-            return result
-        self._prompts.clear()
-        self._free_memory()
+        begun = self._attempt(groups)
+        if begun is not None:
+            return self._write(groups, begun)
+        self._make_room()
         if len(groups) == 1:
             return BatchResult(("out-of-memory",), 0, 0.0, 0.0, 0.0)
         middle = len(groups) // 2
@@ -138,14 +185,14 @@ class Engine:
                 return True
         return False
 
-    def _attempt(self, groups: Sequence[GroupRun]) -> BatchResult | None:
-        """One forward of `groups`; None if memory did not suffice.
+    def _attempt(self, groups: Sequence[GroupRun]) -> _Begun | None:
+        """Begin one forward of `groups`; None if memory did not suffice.
 
         It returns before anything is tried again: while an exception is handled, its traceback keeps the tensors
         of the failed forward alive.
         """
         try:
-            return self._run(groups)
+            return self._begin(groups)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -183,39 +230,52 @@ class Engine:
         return min(took_ms)
 
     @torch.inference_mode()
-    def _run(self, groups: Sequence[GroupRun]) -> BatchResult:
-        started = time.perf_counter()
+    def _begin(self, groups: Sequence[GroupRun]) -> _Begun:
         missing = self._prompts.missing(groups)
-        pixels = self._gather(groups, missing)
-        self._runner.synchronise()
-        copied = time.perf_counter()
+        staged = self._gather(groups, missing)
+        pixels = staged.ready()
+        started = self._runner.now()
         answer = self._forward(pixels, groups, missing)
-        self._runner.synchronise()
-        painted = time.perf_counter()
-        finite, levels = answer.finite.tolist(), answer.levels.cpu().numpy()
+        painted = self._runner.now()
+        # Nothing of this holds the device's memory: when the device has gone past it, it can be used again.
+        return _Begun(
+            known_prompts=len(groups) - len(missing),
+            staged=staged.started,
+            copied=staged.copied,
+            started=started,
+            painted=painted,
+            fetched=self._runner.fetch(answer),
+        )
+
+    def _write(self, groups: Sequence[GroupRun], begun: _Begun) -> BatchResult:
+        """Wait for the answers and write them into their planes."""
+        fetched = begun.fetched
+        fetched.arrived.wait()
+        waited = time.perf_counter()
         statuses: list[Status] = []
-        for group, is_finite, painted_levels in zip(groups, finite, levels, strict=True):
+        for group, is_finite, levels in zip(groups, fetched.finite.tolist(), fetched.levels.numpy(), strict=True):
             statuses.append("done" if is_finite else "not-finite")
             if is_finite:
-                self._memory.answers[group.cells.input_cell] = painted_levels
+                self._memory.answers[group.cells.input_cell] = levels
             else:
                 self._prompts.forget(group)
-        forward_ms = (painted - copied) * 1000
+        # By the device's clock: a batch that waited there for the one before it counts its own forward only.
+        forward_ms = begun.painted.ms_since(begun.started)
         self.buckets.note_batch(sum(group.cells.pairs for group in groups), forward_ms)
         return BatchResult(
             statuses=tuple(statuses),
-            known_prompts=len(groups) - len(missing),
-            copy_ms=(copied - started) * 1000,
+            known_prompts=begun.known_prompts,
+            copy_ms=begun.copied.ms_since(begun.staged),
             forward_ms=forward_ms,
-            postprocess_ms=_since_ms(painted),
+            postprocess_ms=fetched.arrived.ms_since(begun.painted) + _since_ms(waited),
         )
 
-    def _gather(self, groups: Sequence[GroupRun], missing: Sequence[GroupRun]) -> Tensor:
-        """Pixels on the device: inputs, prompt images, then the masks of `missing`; (count, h, w, 3) uint8."""
+    def _gather(self, groups: Sequence[GroupRun], missing: Sequence[GroupRun]) -> Staged:
+        """Pixels for the device: inputs, prompt images, then the masks of `missing`; (count, h, w, 3) uint8."""
         cells = [group.cells.input_cell for group in groups]
         cells += [image for group in groups for image, _ in group.cells.examples]
         cells += [mask for group in missing for _, mask in group.cells.examples]
-        return self._runner.stage(self._pixels, cells).ready()
+        return self._runner.stage(self._pixels, cells)
 
     def _forward(self, pixels: Tensor, groups: Sequence[GroupRun], missing: Sequence[GroupRun]) -> Painted:
         """Answer `_gather`'s pixels. The mask streams of `missing` are computed on the way."""
@@ -228,7 +288,13 @@ class Engine:
 
         return self._runner.paint(pixels[:shown], kinds, sizes, self._prompts.of(groups, mask_streams))
 
+    def _make_room(self) -> None:
+        """Give up what is kept of prompts, and all memory that is not in use."""
+        self._prompts.clear()
+        self._free_memory()
+
     def _free_memory(self) -> None:
+        self._runner.synchronise()  # what copies still read is in use until then
         gc.collect()
         if self._on_cuda:
             torch.cuda.empty_cache()

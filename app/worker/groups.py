@@ -17,7 +17,7 @@ class Answer:
 
     Args:
         levels: (h, w, 4) uint8 in [0, 255], its own copy: the painted RGB, and its mean, the grey answer.
-        queue_ms: from being ready for the device to being bound to it.
+        queue_ms: from being ready for the device to its turn there.
         forward_ms: copying to the device and the network, of the whole batch.
         postprocess_ms: colours to grey and copying back, of the whole batch.
         batch_pairs: pairs of the batch that it ran in.
@@ -41,7 +41,8 @@ class Group:
         deadline: absolute, `time.monotonic()` seconds.
         future: its answer or its `Problem`; cancelled when the client left.
         enqueued_at: `time.monotonic()` seconds.
-        bound_at: when a worker last took it, `time.monotonic()` seconds; 0 before.
+        turn_at: when a worker last took it, or had answered the batch before it, whichever came later;
+            `time.monotonic()` seconds; 0 before.
         attempts: how often a worker that held it was lost.
     """
 
@@ -51,7 +52,7 @@ class Group:
     deadline: float
     future: asyncio.Future[Answer]
     enqueued_at: float
-    bound_at: float = 0.0
+    turn_at: float = 0.0
     attempts: int = 0
 
     @property
@@ -63,11 +64,17 @@ class Group:
 class Work(Protocol):
     """The queue, as a supervisor needs it. Each group of `take` goes back by `requeue` or by `finish`, once."""
 
-    async def ready(self) -> Literal[True]:
-        """Wait until a group is queued. Several may wait, and the first to `take` gets it."""
+    async def ready(self, max_pairs: int, *, beside: bool) -> Literal[True]:
+        """Wait until `take` of the same would give something. Several may wait, and the first to `take` gets it."""
 
-    def take(self, max_pairs: int) -> list[Group]:
-        """Bind what is queued now and fits one batch; empty if nothing is."""
+    def take(self, max_pairs: int, *, beside: bool) -> list[Group]:
+        """Bind what is queued now and fits one batch; empty if nothing is.
+
+        Args:
+            max_pairs: of the batch.
+            beside: the device has a batch already, so that this one would only wait there: nothing is bound unless it
+                fills a batch and may share the worker.
+        """
 
     def requeue(self, groups: list[Group]) -> None:
         """The worker that held `groups` is dead: run them again, or answer those that were run again already."""

@@ -86,7 +86,7 @@ class Configure:
 
 @dataclass(frozen=True)
 class RunBatch:
-    """Run these groups in one forward; answered by one `BatchDone` or `BatchFailed` of the same id."""
+    """Run these groups in one forward; answered by one `BatchDone` or `BatchFailed` of the same id, in order."""
 
     batch_id: int
     groups: tuple[GroupRun, ...]
@@ -120,6 +120,8 @@ class Ready:
         parameters: how many numbers the network has.
         max_batch_pairs: the largest bucket that is warm so far.
         forward_ms: what the warm-up forward of that bucket took.
+        batches_at_once: how many batches may be sent before the first of them is answered; more than one lets a GPU
+            compute while the host copies.
     """
 
     device: str
@@ -130,6 +132,7 @@ class Ready:
     parameters: int
     max_batch_pairs: int
     forward_ms: float
+    batches_at_once: int
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ this process: it exits at once, in the middle of a forward or of loading if need
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import queue
 import signal
@@ -14,6 +15,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections import deque
 from typing import TYPE_CHECKING, NoReturn
 
 from app.worker.cells import CellMemory
@@ -34,9 +36,13 @@ from app.worker.messages import (
 )
 
 if TYPE_CHECKING:
-    from app.worker.engine import Engine
+    from app.worker.engine import Engine, Pending
+
+    _Held = deque[tuple[int, Pending | BatchFailed]]
 
 _OK, _FAILED = 0, 1
+# How often a batch on the device is looked at while the next message is waited for.
+_LOOK_S = 0.0001
 
 
 class Link:
@@ -61,6 +67,13 @@ class Link:
     def waiting(self) -> bool:
         """Whether `receive` would return at once."""
         return not self._inbox.empty()
+
+    def receive_during(self, pending: Pending) -> Message | None:
+        """Wait for the next message; None if `pending` is computed first."""
+        while self.waiting() or not pending.is_computed:
+            with contextlib.suppress(queue.Empty):
+                return self._inbox.get(timeout=_LOOK_S)
+        return None
 
     def _listen(self) -> None:
         try:
@@ -141,42 +154,82 @@ def _start(link: Link, setup: Configure, memory: CellMemory) -> Engine | None:
             parameters=engine.parameters,
             max_batch_pairs=engine.buckets.largest,
             forward_ms=forward_ms,
+            batches_at_once=engine.batches_at_once,
         )
     )
     return engine
 
 
 def _serve(link: Link, engine: Engine) -> int:
+    held: _Held = deque()
     while True:
         # Larger buckets warm up while there is nothing to do; work that arrives goes first.
-        if engine.buckets.next is not None and not link.waiting():
+        if not held and engine.buckets.next is not None and not link.waiting():
             forward_ms = engine.warm_up()
             if forward_ms is not None:
                 link.send(Warmed(max_batch_pairs=engine.buckets.largest, forward_ms=forward_ms))
             continue
-        message = link.receive()
-        if isinstance(message, Stop):
-            return _OK
-        if not isinstance(message, RunBatch):
+        message = _next(link, engine, held)
+        if isinstance(message, RunBatch):
+            held.append((message.batch_id, _begin(engine, message)))
+        elif message is None:
+            if not _answer_oldest(link, engine, held):
+                return _FAILED
+        elif isinstance(message, Stop):
+            return _OK if all(_answer_oldest(link, engine, held) for _ in range(len(held))) else _FAILED
+        else:
             raise MessageError(f"a configured worker takes RunBatch and Stop; got {type(message).__name__}")
-        answer = _run(engine, message)
-        link.send(answer)
-        if isinstance(answer, BatchFailed) and answer.reason == "poisoned":
-            return _FAILED
 
 
-def _run(engine: Engine, batch: RunBatch) -> BatchDone | BatchFailed:
+def _next(link: Link, engine: Engine, held: _Held) -> Message | None:
+    """The next message; None when the oldest batch is to be finished first.
+
+    The oldest is not waited for while another may still be begun: the device would have nothing to do in between.
+    """
+    if not held:
+        return link.receive()
+    _, oldest = held[0]
+    if len(held) == engine.batches_at_once or isinstance(oldest, BatchFailed):
+        return None
+    return link.receive_during(oldest)
+
+
+def _answer_oldest(link: Link, engine: Engine, held: _Held) -> bool:
+    """Finish the oldest batch; False if the device context is lost: then all that is held has been answered so."""
+    batch_id, pending = held.popleft()
+    answer = pending if isinstance(pending, BatchFailed) else _finish(engine, batch_id, pending)
+    link.send(answer)
+    if isinstance(answer, BatchDone) or answer.reason != "poisoned":
+        return True
+    for later_id, _ in held:
+        link.send(BatchFailed(later_id, "poisoned", answer.message))
+    return False
+
+
+def _begin(engine: Engine, batch: RunBatch) -> Pending | BatchFailed:
     try:
-        result = engine.run(batch.groups)
+        return engine.begin(batch.groups)
+    except Exception as error:  # a boundary, as in `_finish`
+        return _failed(engine, batch.batch_id, error)
+
+
+def _finish(engine: Engine, batch_id: int, pending: Pending) -> BatchDone | BatchFailed:
+    try:
+        result = engine.finish(pending)
     except Exception as error:  # a boundary: every failure must be answered, or its clients would wait for nothing
-        traceback.print_exc()
-        message = f"{type(error).__name__}: {error}"
-        return BatchFailed(batch.batch_id, "poisoned" if engine.is_poisoned() else "error", message)
+        return _failed(engine, batch_id, error)
     return BatchDone(
-        batch_id=batch.batch_id,
+        batch_id=batch_id,
         statuses=result.statuses,
         known_prompts=result.known_prompts,
         copy_ms=result.copy_ms,
         forward_ms=result.forward_ms,
         postprocess_ms=result.postprocess_ms,
     )
+
+
+def _failed(engine: Engine, batch_id: int, error: Exception) -> BatchFailed:
+    """What is answered while `error` is handled."""
+    traceback.print_exc()
+    message = f"{type(error).__name__}: {error}"
+    return BatchFailed(batch_id, "poisoned" if engine.is_poisoned() else "error", message)

@@ -1,8 +1,9 @@
 """One worker process per device, from the HTTP process's side: start it, feed it, watch it, replace it.
 
-A batch is bound when the device is free and not before, so that what arrives meanwhile joins it. A worker that dies
-or hangs is killed and started again, with growing pauses; what it held goes back to the front of the queue. A hang
-is noticed while a batch runs, not while the worker is idle.
+A batch is bound when the device is free and not before, so that what arrives meanwhile joins it. While it computes, a
+GPU is given a second one, but only a full one, which nothing could join. A worker that dies or hangs is killed and
+started again, with growing pauses; what it held goes back to the front of the queue. A hang is noticed while a batch
+runs, not while the worker is idle.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from app.errors import InternalProblem, OutOfMemory, Problem
@@ -45,6 +49,14 @@ logger = logging.getLogger(__name__)
 
 class _LoadFailedError(Exception):
     """The worker said why it cannot serve."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one `RunBatch` holds: the groups, under its id."""
+
+    batch_id: int
+    groups: list[Group]
 
 
 def configure(
@@ -89,7 +101,7 @@ class Supervisor:
         cells: the shared memory.
         work: where groups come from and answers go.
         metrics: counts batches and restarts.
-        forward_timeout_s: a batch that takes longer means a hung worker.
+        forward_timeout_s: a batch that takes longer, once all before it are answered, means a hung worker.
         on_fatal: called with one line if the worker cannot be started the first time; it is not tried again.
     """
 
@@ -112,7 +124,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._channel: WorkerChannel | None = None
-        self._batch_id = 0
+        self._batches_sent = 0
         self._pause_s = _FIRST_PAUSE_S
         #: Most pairs of one batch now; grows while the worker warms up.
         self.max_batch_pairs = 1
@@ -142,7 +154,7 @@ class Supervisor:
         self._task = asyncio.create_task(self._supervise(), name=f"supervise {self.device}")
 
     async def stop(self, grace_s: float) -> None:
-        """Let the batch in flight finish for at most `grace_s`, then end the worker, whatever it does."""
+        """Let what the worker holds finish for at most `grace_s`, then end the worker, whatever it does."""
         self._stopping.set()
         if self._task is None:
             return
@@ -197,13 +209,7 @@ class Supervisor:
             await channel.send(self._setup)
             if not await self._until_ready(channel):
                 return
-            while not self._stopping.is_set():
-                # Nothing is awaited between the end of a batch and the start of the next, if there is one.
-                groups = self._work.take(self.max_batch_pairs)
-                if groups:
-                    await self._run(channel, groups)
-                else:
-                    await self._until_work(channel)
+            await self._feed(channel)
             await channel.send(Stop())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STOP_GRACE_S):
@@ -247,27 +253,18 @@ class Supervisor:
             message.forward_ms,
         )
 
-    async def _until_work(self, channel: WorkerChannel) -> None:
-        """Wait until a group is queued or `stop` comes, watching the worker meanwhile."""
-        message, _, _ = await _first(channel.receive(), self._stopping.wait(), self._work.ready())
-        if message is not None:
-            self._note(message)
-
-    async def _run(self, channel: WorkerChannel, groups: list[Group]) -> None:
-        """One batch on the device. If the worker is lost, `groups` go back to the queue."""
-        held = groups
-        self._batch_id += 1
-        runs = tuple(GroupRun(group.cells, group.embedding_type, group.prompt) for group in groups)
+    async def _feed(self, channel: WorkerChannel) -> None:
+        """Send batches and settle their answers until `stop`. If the worker is lost, what it held is queued again."""
+        held: deque[Batch] = deque()
         try:
-            async with asyncio.timeout(self._forward_timeout_s):
-                await channel.send(RunBatch(self._batch_id, runs))
-                while held:
-                    message = await channel.receive()
-                    if isinstance(message, (BatchDone, BatchFailed)):
-                        self._settle(groups, message)
-                        held = []
+            while held or not self._stopping.is_set():
+                # Nothing is awaited between the answer to a batch and the start of the next, if there is one.
+                batch = self._bind(held)
+                async with asyncio.timeout(self._left_s(held)):
+                    if batch is not None:
+                        await channel.send(batch)
                     else:
-                        self._note(message)
+                        await self._hear(channel, held)
         except TimeoutError:
             raise WorkerGoneError(f"it hangs: no answer to a batch for {self._forward_timeout_s:g} s") from None
         finally:
@@ -275,7 +272,49 @@ class Supervisor:
                 self.state = "restarting"
                 # First the process must be dead: until then it may write into the cells of what it holds.
                 await channel.kill()
-                self._work.requeue(held)
+                self._work.requeue([group for batch in held for group in batch.groups])
+
+    def _left_s(self, held: deque[Batch]) -> float | None:
+        """Seconds that the oldest batch may still take."""
+        return held[0].groups[0].turn_at + self._forward_timeout_s - time.monotonic() if held else None
+
+    def _may_bind(self, held: deque[Batch]) -> bool:
+        if self._stopping.is_set():
+            return False
+        if not held:
+            return True
+        assert self.info is not None, "only a worker that was ready holds anything"
+        # What a lost worker held runs with nothing beside it: if it is the cause, it takes no other with it.
+        return len(held) < self.info.batches_at_once and not held[0].groups[0].attempts
+
+    def _bind(self, held: deque[Batch]) -> RunBatch | None:
+        """Bind the next batch, as the newest of `held`; None if it is not yet time.
+
+        A second one is bound early only if it is full. A smaller one could still be joined by what comes until the
+        first has ended: with few clients, batches would be smaller from then on, and cost more per pair than the moment
+        between two of them. With many clients the queue is full again by then, and no moment is lost.
+        """
+        groups = self._work.take(self.max_batch_pairs, beside=bool(held)) if self._may_bind(held) else []
+        if not groups:
+            return None
+        self._batches_sent += 1
+        held.append(Batch(self._batches_sent, groups))
+        runs = tuple(GroupRun(group.cells, group.embedding_type, group.prompt) for group in groups)
+        return RunBatch(self._batches_sent, runs)
+
+    async def _hear(self, channel: WorkerChannel, held: deque[Batch]) -> None:
+        """Wait for the worker to say something, and note it, or until a batch may be bound or `stop` comes."""
+        waits: list[Coroutine[Any, Any, Any]] = [channel.receive()]
+        if self._may_bind(held):
+            waits += [self._work.ready(self.max_batch_pairs, beside=bool(held)), self._stopping.wait()]
+        message, *_ = await _first(*waits)
+        if held and isinstance(message, (BatchDone, BatchFailed)):
+            self._settle(held[0], message)
+            held.popleft()
+            for group in held[0].groups if held else ():
+                group.turn_at = time.monotonic()
+        elif message is not None:
+            self._note(message)
 
     def _note(self, message: Message) -> None:
         if not isinstance(message, Warmed):
@@ -285,14 +324,15 @@ class Supervisor:
             "worker %s: %d pairs at once take %.1f ms", self.device, message.max_batch_pairs, message.forward_ms
         )
 
-    def _settle(self, groups: list[Group], message: BatchDone | BatchFailed) -> None:
+    def _settle(self, batch: Batch, message: BatchDone | BatchFailed) -> None:
         """Answer every group of a batch that came back.
 
         Raises:
             WorkerGoneError: nothing is answered, because the worker's device context is lost, or the batch is another.
         """
-        if message.batch_id != self._batch_id:
-            raise WorkerGoneError(f"it answered batch {message.batch_id} instead of {self._batch_id}")
+        groups = batch.groups
+        if message.batch_id != batch.batch_id:
+            raise WorkerGoneError(f"it answered batch {message.batch_id} instead of {batch.batch_id}")
         if isinstance(message, BatchFailed):
             if message.reason == "poisoned":
                 raise WorkerGoneError(f"its device context is beyond recovery: {message.message}")
@@ -318,7 +358,7 @@ class Supervisor:
             return InternalProblem("the network's answer is not finite")
         return Answer(
             levels=self._cells.answers[group.cells.input_cell].copy(),
-            queue_ms=(group.bound_at - group.enqueued_at) * 1000,
+            queue_ms=(group.turn_at - group.enqueued_at) * 1000,
             forward_ms=message.copy_ms + message.forward_ms,
             postprocess_ms=message.postprocess_ms,
             batch_pairs=pairs,

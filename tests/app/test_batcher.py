@@ -121,16 +121,56 @@ async def test_a_request_larger_than_a_batch_runs_alone(batcher: Batcher):
 
 
 async def test_ready_waits_until_something_is_queued(batcher: Batcher):
-    waiting = asyncio.create_task(batcher.ready())
+    waiting = asyncio.create_task(batcher.ready(8))
     await asyncio.sleep(0.01)
     assert not waiting.done()
     tasks = await queued(batcher, 1)
     assert await waiting
     finish(batcher, batcher.take(8))
-    waiting = asyncio.create_task(batcher.ready())
+    waiting = asyncio.create_task(batcher.ready(8))
     await asyncio.sleep(0.01)
     assert not waiting.done()
     waiting.cancel()
+    await asyncio.gather(*tasks)
+
+
+async def test_beside_a_batch_that_runs_only_a_full_one_is_taken(batcher: Batcher):
+    tasks = await queued(batcher, 1, 2)
+    assert batcher.take(4, beside=True) == []
+    assert batcher.queued_pairs == 3
+    waiting = asyncio.create_task(batcher.ready(4, beside=True))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    tasks += await queued(batcher, 2)
+    assert await waiting
+    groups = batcher.take(4, beside=True)
+    assert sizes(groups) == [1, 2]  # the third could not have joined, whoever came
+    finish(batcher, groups)
+    assert batcher.take(4, beside=True) == []
+    finish(batcher, batcher.take(4))
+    await asyncio.gather(*tasks)
+
+
+async def test_several_that_wait_for_different_batches_all_notice_theirs(batcher: Batcher):
+    some, full = (asyncio.create_task(batcher.ready(2, beside=beside)) for beside in (False, True))
+    await asyncio.sleep(0)
+    tasks = await queued(batcher, 1)
+    assert await some
+    assert not full.done()
+    tasks += await queued(batcher, 1)
+    assert await full
+    finish(batcher, batcher.take(2))
+    await asyncio.gather(*tasks)
+
+
+async def test_a_second_try_is_never_taken_beside_another_batch(batcher: Batcher):
+    tasks = await queued(batcher, 4, 4)
+    batcher.requeue(batcher.take(4))
+    assert batcher.take(4, beside=True) == []
+    finish(batcher, batcher.take(4))
+    groups = batcher.take(4, beside=True)
+    assert sizes(groups) == [4]
+    finish(batcher, groups)
     await asyncio.gather(*tasks)
 
 

@@ -120,6 +120,21 @@ def test_staging_gathers_cells_in_the_order_asked_for(model, pixels):
         assert torch.equal(runner.stage(pixels, cells).ready().cpu(), pixels[cells])
 
 
+def test_answers_on_a_cpu_are_with_the_host_at_once(model, pixels):
+    runner = Runner(model, "float32")
+    assert runner.batches_at_once == 1
+    before = runner.now()
+    staged = runner.stage(pixels, range(3))
+    rows = staged.ready()
+    painted = runner.paint(rows[:2], ("instance",), (1,), runner.mask_stream(rows[2:], ("instance",), (1,)))
+    fetched = runner.fetch(painted)
+    assert fetched.arrived.has_come
+    fetched.arrived.wait()
+    assert torch.equal(fetched.levels, painted.levels)
+    assert fetched.finite.tolist() == [True]
+    assert fetched.arrived.ms_since(before) > staged.copied.ms_since(staged.started) > 0
+
+
 def test_on_a_cpu_there_is_nothing_to_record(model):
     runner = Runner(model, "float32")
     runner.capture(4)
@@ -171,3 +186,29 @@ def test_a_replay_answers_the_batch_that_it_was_given(model, pixels):
         painted.append(runner.paint(rows[:2], ("instance",), (1,), stream))
     for got, right in zip(painted, wanted, strict=True):
         assert_close(got.levels[..., 3].cpu(), right, levels=1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_answers_are_fetched_while_later_batches_are_computed(model, pixels, is_recorded: bool):
+    parts = [(3 * number, 3 * number + 1, 3 * number + 2) for number in range(5)]
+    wanted = [explicit_grey(model, pixels[list(part)], (1,), ("instance",)) for part in parts]
+    runner = Runner(model.to("cuda"), "float32")
+    assert runner.batches_at_once == 2
+    if is_recorded:
+        runner.capture(1)
+    fetched = []
+    for part in parts:
+        rows = runner.stage(pixels, part).ready()
+        stream = runner.mask_stream(rows[2:], ("instance",), (1,))
+        started = runner.now()
+        painted = runner.paint(rows[:2], ("instance",), (1,), stream)
+        fetched.append((runner.fetch(painted), started, runner.now()))
+        del rows, stream, painted  # their memory may be used again as soon as the device has gone past them
+    for (answers, started, ended), right in zip(fetched, wanted, strict=True):
+        answers.arrived.wait()
+        assert answers.arrived.has_come
+        assert answers.levels.is_pinned()
+        assert answers.finite.tolist() == [True]
+        assert_close(answers.levels[..., 3], right, levels=1)
+        assert ended.ms_since(started) > 0

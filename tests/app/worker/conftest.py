@@ -151,10 +151,11 @@ async def open_house(
     batcher: Batcher | None = None,
     forward_timeout_s: float = 60.0,
     dtype: str = "float32",
+    pairs: int = 8,
 ) -> AsyncIterator[House]:
     metrics = Metrics()
     batcher = batcher or Batcher(QUEUE_PAIRS, cells, metrics)
-    setup = make_setup(checkpoint, cells, dtype=dtype)
+    setup = make_setup(checkpoint, cells, dtype=dtype, pairs=pairs)
     fatal: list[str] = []
     supervisor = Supervisor(setup, cells, batcher, metrics, forward_timeout_s=forward_timeout_s, on_fatal=fatal.append)
     house = House(setup, cells, batcher, supervisor, fatal)

@@ -101,6 +101,44 @@ def test_a_batch_beyond_the_memory_is_halved_until_it_fits(
         assert_same(cells.answers[group.cells.input_cell], pictures.alone(model))
 
 
+def test_two_batches_may_be_begun_before_the_first_is_finished(
+    engine: Engine, cells: Cells, model: SegGptForImageSegmentation
+):
+    requests = [[Pictures(1), Pictures(2, 2)], [Pictures(3, 3)]]
+    batches = [[lay(cells, pictures) for pictures in batch] for batch in requests]
+    pending = [engine.begin(groups) for groups in batches]
+    assert all(batch.is_computed for batch in pending)
+    results = [engine.finish(batch) for batch in pending]
+    assert [result.statuses for result in results] == [("done", "done"), ("done",)]
+    for groups, batch in zip(batches, requests, strict=True):
+        for group, pictures in zip(groups, batch, strict=True):
+            assert_same(cells.answers[group.cells.input_cell], pictures.alone(model))
+
+
+def test_a_batch_that_finds_no_memory_beside_another_is_run_when_that_is_finished(
+    engine: Engine, cells: Cells, model: SegGptForImageSegmentation
+):
+    requests = [Pictures(seed) for seed in range(5)]
+    groups = [lay(cells, pictures, prompt=str(seed)) for seed, pictures in enumerate(requests)]
+    with a_device_for(engine, 2) as tried:
+        first, second = engine.begin(groups[:2]), engine.begin(groups[2:])
+        assert tried == [2, 3]
+        assert engine.finish(first).statuses == ("done",) * 2
+        third = engine.begin(groups[:1])
+        assert engine.finish(second).statuses == ("done",) * 3
+        assert engine.finish(third).statuses == ("done",)
+    for group, pictures in zip(groups, requests, strict=True):
+        assert_same(cells.answers[group.cells.input_cell], pictures.alone(model))
+
+
+def test_a_request_that_found_no_memory_has_another_try_alone(engine: Engine, cells: Cells):
+    group = lay(cells, Pictures(0, 2))
+    with a_device_for(engine, 1):
+        pending = engine.begin([group])
+    assert pending.is_computed
+    assert engine.finish(pending).statuses == ("done",)
+
+
 def test_only_the_group_that_does_not_fit_is_out_of_memory(engine: Engine, cells: Cells):
     groups = [lay(cells, Pictures(seed, examples)) for seed, examples in enumerate([1, 4, 2])]
     with a_device_for(engine, 2):
@@ -217,3 +255,52 @@ def test_the_engine_describes_itself(engine: Engine, model: SegGptForImageSegmen
 def test_a_device_that_is_not_there_is_refused_in_one_line(checkpoint: Checkpoint, cells: Cells):
     with pytest.raises(LoadError, match="cuda:63 is not there"):
         Engine(replace(make_setup(checkpoint, cells), device="cuda:63"), cells)
+
+
+@pytest.mark.gpu
+def test_a_gpu_holds_two_batches_and_answers_each_as_the_cpu_does(
+    checkpoint: Checkpoint, cells: Cells, model: SegGptForImageSegmentation
+):
+    engine = Engine(replace(make_setup(checkpoint, cells), device="cuda:0"), cells)
+    while engine.buckets.next is not None:
+        engine.warm_up()
+    assert engine.batches_at_once == 2
+    # With and without a graph, and the same prompt in two batches.
+    names = [[(1, 1), (2, 2)], [(3, 1), (4, 1), (5, 1), (6, 1)], [(7, 3), (1, 1)]]
+    requests = [[Pictures(*name) for name in batch] for batch in names]
+    batches = [
+        [lay(cells, pictures, prompt=str(name)) for pictures, name in zip(*both, strict=True)]
+        for both in zip(requests, names, strict=True)
+    ]
+    held, results = [engine.begin(batches[0])], []
+    for following in [*batches[1:], *batches]:
+        held.append(engine.begin(following))
+        results.append(engine.finish(held.pop(0)))
+    results.append(engine.finish(held.pop(0)))
+    for result in results:
+        assert set(result.statuses) == {"done"}
+        assert min(result.copy_ms, result.forward_ms, result.postprocess_ms) > 0
+    assert [result.known_prompts for result in results] == [0, 0, 1, 2, 4, 2]
+    for groups, batch in zip(batches, requests, strict=True):
+        for group, pictures in zip(groups, batch, strict=True):
+            got, wanted = cells.answers[group.cells.input_cell].astype(int), pictures.alone(model).astype(int)
+            assert abs(got - wanted).max() <= 1
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_runs_out_of_memory_keeps_the_batch_before(
+    checkpoint: Checkpoint, cells: Cells, model: SegGptForImageSegmentation, monkeypatch: pytest.MonkeyPatch
+):
+    engine = Engine(replace(make_setup(checkpoint, cells), device="cuda:0"), cells)
+    requests = [Pictures(seed) for seed in range(4)]
+    groups = [lay(cells, pictures) for pictures in requests]
+    first = engine.begin(groups[:2])
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._runner, "paint", lambda *_: torch.empty(2**50, device="cuda"))
+        second = engine.begin(groups[2:])
+    assert second.begun is None
+    for pending in (first, second):
+        assert engine.finish(pending).statuses == ("done",) * 2
+    for group, pictures in zip(groups, requests, strict=True):
+        got, wanted = cells.answers[group.cells.input_cell].astype(int), pictures.alone(model).astype(int)
+        assert abs(got - wanted).max() <= 1

@@ -33,7 +33,7 @@ EVERY_KIND = [
     BATCH,
     messages.Stop(),
     messages.Loading("warm-up"),
-    messages.Ready("cpu", "a processor", "float32", "fused", "packed", 1_800_000, 1, 12.5),
+    messages.Ready("cpu", "a processor", "float32", "fused", "packed", 1_800_000, 1, 12.5, 2),
     messages.Warmed(2, 20.0),
     messages.BatchDone(7, ("done", "out-of-memory", "not-finite"), 1, 0.1, 2.0, 0.3),
     messages.BatchFailed(7, "poisoned", "two\nlines and a “quote”"),
