@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cpu, doors, profile, service, stages, tiles, tuning
+from benchmarks import cpu, doors, gpu, profile, service, stages, tiles, tuning
 from benchmarks.plots import draw
 from benchmarks.report import ROOT, Machine, Table, stored, write_block
 
@@ -29,6 +29,7 @@ BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "stages": lambda result: _tables(result, stages.tables(result)),
     "doors": lambda result: _tables(result, doors.tables(result)),
     "tiles": lambda result: _tables(result, tiles.tables(result)),
+    "gpu": gpu.markdown,
     "tuning": lambda result: _tables(result, tuning.tables(result)),
 }
 """What is written into the block of each name, from the result of that name."""

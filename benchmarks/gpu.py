@@ -2,8 +2,8 @@
 
 Everything is measured in this one process: ViT-L's shape, random weights, the same ones for all. "Ours" is what the
 service's worker runs (`model.runner`), from uint8 pixels on the GPU to grey answers on the GPU, prompts known;
-transformers begin with normalised pictures and end with painted ones. The report is written again after every
-section, so a call that is cut short leaves what it had.
+transformers begin with normalised pictures and end with painted ones. The results are written again after every
+section, so a call that is cut short leaves what it had; `python -m benchmarks document` puts them into the documents.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import tempfile
 import time
@@ -30,7 +29,7 @@ from benchmarks import servers
 from benchmarks.client import closed_loop, fetch, open_loop
 from benchmarks.doors import register, registered
 from benchmarks.flops import Request, forward_gflop, reference_gflop
-from benchmarks.report import ROOT, Spread, Table, ratios, store, this_machine
+from benchmarks.report import RESULTS, Machine, Spread, Table, ratios, store, this_machine
 from benchmarks.service import checked
 from model import SegGptConfig
 from model.checkpoint import save
@@ -115,18 +114,12 @@ class Bench:
         print(f"\n{title}\n{table.text()}", flush=True)
 
     def write(self) -> None:
-        """The report and the figures."""
-        machine = this_machine("python -m benchmarks.gpu")
-        self.result["machine"], self.result["notes"] = machine.to_dict(), self.notes
+        """What there is, to disk."""
+        self.result["machine"], self.result["notes"] = this_machine("python -m benchmarks.gpu").to_dict(), self.notes
         self.result["tables"] = {
             title: [list(table.head), *map(list, table.rows)] for title, table in self.tables.items()
         }
-        parts = [f"# On a GPU\n\n{self.result.get('gpu', '')}\n\n{machine.line()}"]
-        parts += [f"## {title}\n\n{table.markdown()}" for title, table in self.tables.items()]
-        if self.notes:
-            parts.append("## Not measured\n\n" + "\n".join(f"- {note}" for note in self.notes))
         store("gpu", self.result, self.out)
-        (self.out / "gpu.md").write_text("\n\n".join(parts) + "\n")
 
     def runner(self, precision: str) -> Runner:
         """Ours, made once."""
@@ -376,6 +369,17 @@ def parts(bench: Bench) -> None:
     bench.add("Gathering and copying pixels to the GPU", Table(("pairs", "ms"), copies))
 
 
+def markdown(result: dict[str, Any]) -> str:
+    """What is written into the documents."""
+    parts = [f"{result['gpu']}. Measured {Machine(**result['machine']).line()}."]
+    parts += [
+        f"#### {title}\n\n{Table(tuple(rows[0]), rows[1:]).markdown()}" for title, rows in result["tables"].items()
+    ]
+    if result["notes"]:
+        parts.append("Not measured:\n\n" + "\n".join(f"- {note}" for note in result["notes"]))
+    return "\n\n".join(parts)
+
+
 # What can be asked for, in the order in which all of it is measured, and the seconds that each may take.
 SECTIONS: dict[str, tuple[Callable[[Bench], None], float]] = {
     "start": (start, 60),
@@ -393,8 +397,7 @@ SECTIONS: dict[str, tuple[Callable[[Bench], None], float]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    default = Path(os.environ["OUT"]) if os.environ.get("OUT") else ROOT / "docs" / "benchmarks"
-    parser.add_argument("--out", type=Path, default=default, help="folder of gpu.md and gpu.json")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of gpu.json")
     parser.add_argument("--minutes", type=float, default=8.5, help="after which nothing new begins")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.4, help="of each work in a round")
