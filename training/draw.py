@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -38,6 +39,20 @@ class Dice:
 
     def choice(self, count: int, *shape: int) -> Tensor:
         return torch.randint(count, shape, generator=self.generator, device=self.device)
+
+
+@cache
+def constant(values: tuple[object, ...], device: torch.device) -> Tensor:
+    """Numbers as a float tensor, brought to the device once; never to be written to."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def rows_of(labels: Tensor, count: int) -> tuple[Tensor, ...]:
+    """For each label in [0, count) the rows that have it, in order. Waits for the device once, not once for each."""
+    order = torch.argsort(labels, stable=True)
+    numbers = (labels == torch.arange(count, device=labels.device)[:, None]).sum(1)
+    rows: tuple[Tensor, ...] = order.split(numbers.tolist())
+    return rows
 
 
 def window(centre: Tensor, half: Tensor, angle: Tensor, flip: Tensor) -> Tensor:
@@ -87,8 +102,7 @@ def view(pictures: Tensor, theta: Tensor, size: int, *, outside: str) -> Tensor:
     shrink = theta[:, :, :2].det().abs().sqrt() * pictures.shape[-1] / size
     level = torch.log2(shrink.clamp(min=1.0)).add(0.4).floor().clamp(max=2).long()
     out = torch.empty(len(pictures), pictures.shape[1], size, size, device=pictures.device)
-    for step in range(3):
-        rows = torch.nonzero(level == step)[:, 0]
+    for step, rows in enumerate(rows_of(level, 3)):
         if len(rows) == 0:
             continue
         source = pictures[rows].float()
@@ -102,7 +116,7 @@ def view(pictures: Tensor, theta: Tensor, size: int, *, outside: str) -> Tensor:
 def blurred(pixels: Tensor) -> Tensor:
     """(B, C, H, W) -> the same, each pixel with its eight neighbours (binomial weights)."""
     channels = pixels.shape[1]
-    row = torch.tensor([0.25, 0.5, 0.25], device=pixels.device)
+    row = constant((0.25, 0.5, 0.25), pixels.device)
     kernel = (row[:, None] * row).expand(channels, 1, 3, 3)
     return functional.conv2d(functional.pad(pixels, (1, 1, 1, 1), mode="replicate"), kernel, groups=channels)
 
@@ -121,7 +135,7 @@ def colour_change(dice: Dice, count: int, strength: float) -> tuple[Tensor, Tens
     turn = dice.normal(1.2 * strength, count)
     grey = torch.full((3, 3), 1 / 3, device=dice.device)
     # A rotation about the grey axis (Rodrigues' formula) is a turn of the hue.
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=dice.device) / math.sqrt(3)
+    cross = constant(((0, -1, 1), (1, 0, -1), (-1, 1, 0)), dice.device) / math.sqrt(3)
     eye = torch.eye(3, device=dice.device)
     cos, sin = torch.cos(turn)[:, None, None], torch.sin(turn)[:, None, None]
     hue = cos * eye + sin * cross + (1 - cos) * grey

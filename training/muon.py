@@ -17,16 +17,16 @@ _ROUNDS = 5
 _MATCHED_RMS = 0.2  # of an update, as AdamW's are
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix (rows, columns) with singular values near 1, by Newton-Schulz iterations."""
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
-    x = x / (x.norm() + 1e-7)
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Of each of (N, rows, columns) the nearest matrix with singular values near 1, by Newton-Schulz iterations."""
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else matrices.mT
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     first, second, third = _COEFFICIENTS
     for _ in range(_ROUNDS):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=second, alpha=third), x, beta=first)
-    return x if wide else x.T
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=second, alpha=third), x, beta=first)
+    return x if wide else x.mT.contiguous()
 
 
 class Muon(torch.optim.Optimizer):
@@ -55,25 +55,31 @@ class Muon(torch.optim.Optimizer):
         rank, processes = (distributed.get_rank(), distributed.get_world_size()) if shared else (0, 1)
         for group in self.param_groups:
             parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-            updates = [
-                self._update(parameter, group["momentum"], index % processes == rank)
-                for index, parameter in enumerate(parameters)
-            ]
+            updates = self._updates(parameters, group["momentum"], slice(rank, None, processes))
             if shared:
                 flat = torch.cat([update.flatten() for update in updates])
                 distributed.all_reduce(flat)
                 sizes = [parameter.numel() for parameter in parameters]
                 updates = [part.view_as(p) for part, p in zip(flat.split(sizes), parameters, strict=True)]
-            for parameter, update in zip(parameters, updates, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * _MATCHED_RMS * max(parameter.shape) ** 0.5)
+            lengths = [group["lr"] * _MATCHED_RMS * max(parameter.shape) ** 0.5 for parameter in parameters]
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_sub_(parameters, torch._foreach_mul(updates, lengths))
 
-    def _update(self, parameter: Tensor, decay: float, is_own: bool) -> Tensor:
-        """The orthogonal step of one matrix; zeros where another process makes it."""
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        momentum: Tensor = state["momentum"]
-        momentum.lerp_(gradient, 1 - decay)
-        return orthogonal(gradient.lerp(momentum, decay)) if is_own else torch.zeros_like(parameter)
+    def _updates(self, parameters: list[Tensor], decay: float, own: slice) -> list[Tensor]:
+        """The orthogonal steps of its own matrices; zeros where another process makes them."""
+        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+        for parameter in parameters:
+            if "momentum" not in self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        momenta: list[Tensor] = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - decay)
+        nesterov = torch._foreach_lerp(gradients, momenta, decay)
+        # Matrices of one shape are made orthogonal together: on a GPU one by one would be launches, hardly work.
+        alike: dict[torch.Size, list[int]] = {}
+        for index in range(len(parameters))[own]:
+            alike.setdefault(parameters[index].shape, []).append(index)
+        made: dict[int, Tensor] = {}
+        for indices in alike.values():
+            matrices = orthogonal(torch.stack([nesterov[index] for index in indices]))
+            made.update(zip(indices, matrices.unbind(), strict=True))
+        return [made[i] if i in made else torch.zeros_like(parameter) for i, parameter in enumerate(parameters)]

@@ -42,13 +42,17 @@ def loss_of_answers(
     return balanced_loss(painted, normalised(asked.mask, torch.float32), asked.labels, balance=balance)
 
 
+def hidden_patches(dice: Dice, count: int, patches: int) -> Tensor:
+    """Which patches to hide, for halves of patches x patches: (count, 2 * patches * patches) bool."""
+    return dice.chance(HIDDEN_SHARE, count, 2 * patches * patches)
+
+
 def loss_of_hidden(
-    network: SegGptForImageSegmentation, scenes: Scenes, kind: str, balance: float, dice: Dice
+    network: SegGptForImageSegmentation, scenes: Scenes, kind: str, balance: float, hidden: Tensor
 ) -> Tensor:
-    """How wrong the painting of randomly hidden patches is, anywhere on the canvas, seen among the others."""
+    """How wrong the painting of the `hidden_patches` is, anywhere on the canvas, seen among the others."""
     dtype, config = network.dtype, network.config
     rows, columns = config.grid
-    hidden = dice.chance(HIDDEN_SHARE, len(scenes), rows * columns)
     prompt_masks, masks = normalised(scenes.prompt_mask, dtype), normalised(scenes.mask, dtype)
     output = network(
         normalised(scenes.image, dtype),

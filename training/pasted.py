@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.draw import Dice, blurred, colour_change, placement, recolour, view, window
+from training.draw import Dice, blurred, colour_change, placement, recolour, rows_of, view, window
 from training.scenes import OTHER, THING, Halves, neighbouring, same_input
 from training.sources import Bank
 from training.textures import landscapes, textures
@@ -127,52 +127,71 @@ class Pasted:
     ) -> tuple[Tensor, Tensor]:
         """Paste what is shown of (B, 6) cut-outs in random depth: (image, (B, S, S) uint8 labels)."""
         count, size = len(image), image.shape[-1]
-        seen_labels = torch.zeros(count, size, size, dtype=torch.uint8, device=image.device)
+        image, seen_labels = image.clone(), torch.zeros(count, size, size, dtype=torch.uint8, device=image.device)
         depth = torch.argsort(dice.uniform(0, 1, count, _LAYERS), 1)
         haze = dice.uniform(-0.4, 0.5, count, 1, 1, 1).clamp(min=0)  # how far a cut-out takes its picture's light
-        for layer in range(_LAYERS):
-            slots = depth[:, layer]
-            rows = torch.nonzero(shown.gather(1, slots[:, None])[:, 0])[:, 0]
-            if len(rows) == 0:
+        # All cut-outs of all layers at once, the lowest first: on a GPU, layer by layer would be launches and waiting.
+        shown = shown.gather(1, depth)
+        layers, rows = torch.nonzero(shown.T).unbind(1)
+        numbers: list[int] = shown.sum(0).tolist()
+        if not any(numbers):
+            return image, seen_labels
+        slots = depth[rows, layers]
+        seen = self._placed(dice, self.bank.sprites.pixels[sprites[rows, slots]], widths[rows, slots], size, numbers)
+        colour, alpha = seen[:, :3], seen[:, 3:] / 255
+        is_thing = (slots >= DISTRACTORS)[:, None, None, None]
+        colour = torch.where(is_thing, _tinted(colour, alpha, tint[0][rows], tint[1][rows]), colour)
+        parts = (rows, colour, alpha, _mean(colour, alpha), haze[rows], labels[rows, slots][:, None, None])
+        for own, paint, cover, mean, share, label in zip(*(part.split(numbers) for part in parts), strict=True):
+            if len(own) == 0:
                 continue
-            slots = slots[rows]
-            seen = self._placed(dice, self.bank.sprites.pixels[sprites[rows, slots]], widths[rows, slots], size)
-            colour, alpha = seen[:, :3], seen[:, 3:] / 255
-            is_thing = (slots >= DISTRACTORS)[:, None, None, None]
-            colour = torch.where(is_thing, _tinted(colour, alpha, tint[0][rows], tint[1][rows]), colour)
-            below = image[rows]
-            colour = colour + haze[rows] * (below.mean((2, 3), keepdim=True) - _mean(colour, alpha)) * alpha
-            colour = torch.minimum(colour.clamp(min=0), 255 * alpha)
-            image = image.index_copy(0, rows, below * (1 - alpha) + colour)
-            named = torch.where(alpha[:, 0] > 0.5, labels[rows, slots][:, None, None], seen_labels[rows])
-            seen_labels = seen_labels.index_copy(0, rows, named)
+            below = image[own]
+            lit = paint + share * (below.mean((2, 3), keepdim=True) - mean) * cover
+            lit = torch.minimum(lit.clamp(min=0), 255 * cover)
+            image.index_copy_(0, own, below * (1 - cover) + lit)
+            seen_labels.index_copy_(0, own, torch.where(cover[:, 0] > 0.5, label, seen_labels[own]))
         return image, seen_labels
 
-    def _placed(self, dice: Dice, sprites: Tensor, half: Tensor, size: int) -> Tensor:
-        """Put cut-outs of half-width `half` (of the picture's 1) anywhere in sight: (B, 4, size, size)."""
-        count = len(sprites)
+    def _placed(self, dice: Dice, sprites: Tensor, half: Tensor, size: int, numbers: list[int]) -> Tensor:
+        """Put cut-outs of half-width `half` (of the picture's 1) anywhere in sight: (B, 4, size, size).
+
+        `numbers` are those of the layers, each of which draws for itself.
+        """
+        drawn = [
+            (
+                dice.uniform(-1, 1, count, 2),
+                dice.normal(0.12, count, 2),
+                dice.chance(0.7, count),
+                dice.normal(0.15, count),
+                dice.uniform(-3.1, 3.1, count),
+                dice.chance(0.5, count),
+                dice.chance(0.4, count, 1, 1, 1),
+            )
+            for count in numbers
+        ]
+        position, spread, is_upright, lean, turn, flip, is_soft = (torch.cat(p) for p in zip(*drawn, strict=True))
         room = (1.05 - 0.75 * half).clamp(min=0.15)[:, None]
-        position = dice.uniform(-1, 1, count, 2) * room
-        sides = half[:, None] * torch.exp(dice.normal(0.12, count, 2))
-        upright = dice.chance(0.7, count).float()
-        angle = dice.normal(0.15, count) * upright + dice.uniform(-3.1, 3.1, count) * (1 - upright) * 0.5
-        seen = view(sprites, placement(position, sides, angle, dice.chance(0.5, count)), size, outside="zeros")
+        sides = half[:, None] * torch.exp(spread)
+        upright = is_upright.float()
+        angle = lean * upright + turn * (1 - upright) * 0.5
+        seen = view(sprites, placement(position * room, sides, angle, flip), size, outside="zeros")
         # A soft edge, as lenses make it: sharp ones would give every pasted thing away.
-        return torch.where(dice.chance(0.4, count, 1, 1, 1), blurred(seen), seen)
+        return torch.where(is_soft, blurred(seen), seen)
 
     def _backgrounds(self, dice: Dice, count: int, size: int) -> list[Tensor]:
         """For each scene two backgrounds of one style, now and then two windows of the same photo."""
         pasting = self.pasting
         style = dice.uniform(0, 1, count)
-        plain, drawn = style < pasting.plain, style > 1 - pasting.landscape
+        styles = torch.where(style < pasting.plain, 0, torch.where(style > 1 - pasting.landscape, 1, 2))
+        plain, drawn, shown = rows_of(styles, 3)
         halves = [torch.empty(count, 3, size, size, device=dice.device) for _ in range(2)]
-        noise = textures(dice, int(plain.sum()), size)
-        one = dice.choice(len(self.photos), int((~plain & ~drawn).sum()))
+        noise = textures(dice, len(plain), size)
+        one = dice.choice(len(self.photos), len(shown))
         two = torch.where(dice.chance(0.35, len(one)), one, dice.choice(len(self.photos), len(one)))
         for half, photos in zip(halves, (one, two), strict=True):
             half[plain] = noise
-            half[drawn] = landscapes(dice, int(drawn.sum()), size)
-            half[~plain & ~drawn] = self._views(dice, photos, size)
+            half[drawn] = landscapes(dice, len(drawn), size)
+            half[shown] = self._views(dice, photos, size)
             noise = recolour(noise.roll(1, 3), *colour_change(dice, len(noise), 0.3))
         return halves
 

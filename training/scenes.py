@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from training.draw import Dice, blurred, colour_change, recolour
+from training.draw import Dice, blurred, colour_change, constant, recolour, rows_of
 
 MIN_AREA, MAX_AREA = 0.01, 0.85
 SPARE = 1.25  # compose this many times the batch, then drop scenes with too little or too much to see
@@ -118,11 +118,10 @@ class SceneMaker:
         """Compose `count` scenes with halves of size x size pixels; see Source.halves."""
         total = max(int(count * SPARE), count + 2)
         drawn = torch.bucketize(self.dice.uniform(0, 1, total), self.bounds)
-        numbers = torch.bincount(drawn, minlength=len(self.sources)).tolist()
         parts = [
-            source.halves(self.dice, number, size, examples)
-            for source, number in zip(self.sources, numbers, strict=True)
-            if number
+            source.halves(self.dice, len(rows), size, examples)
+            for source, rows in zip(self.sources, rows_of(drawn, len(self.sources)), strict=True)
+            if len(rows)
         ]
         whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])}
         # A random order, the fair ones first.
@@ -158,7 +157,7 @@ class SceneMaker:
         # Black is the background of every palette.
         black = dice.chance(0.7, count, 1) & (colours[:, 1:].norm(dim=2) > MIN_DISTANCE).all(1, keepdim=True)
         colours[:, 0] = torch.where(black, 0.0, colours[:, 0])
-        plain = torch.tensor([[0.0] * 3, [255.0] * 3, [0.0] * 3], device=tries.device)
+        plain = constant(((0,) * 3, (255,) * 3, (0,) * 3), tries.device)
         coloured = dice.chance(self.random_colours, count) | several
         return torch.where(coloured[:, None, None], colours, plain)
 

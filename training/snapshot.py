@@ -60,5 +60,4 @@ class Snapshot:
 def follow(average: dict[str, Tensor], weights: dict[str, Tensor], steps: int) -> None:
     """Move the average towards the weights, quickly at first."""
     share = max(1 / AVERAGE_OVER, 9 / (10 + steps))
-    for name, tensor in average.items():
-        tensor.lerp_(weights[name], share)
+    torch._foreach_lerp_(list(average.values()), [weights[name] for name in average], share)

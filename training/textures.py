@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.draw import Dice
+from training.draw import Dice, constant
 
 # Means of what photos show: earth, grass and walls below; sky, mist and foliage above. RGB in [0, 255].
 GROUNDS = (
@@ -23,7 +23,11 @@ SKIES = (
 
 def smooth_noise(dice: Dice, count: int, channels: int, cells: tuple[int, int], size: int) -> Tensor:
     """Normal noise on a coarse grid, enlarged: (count, channels, size, size)."""
-    return functional.interpolate(dice.normal(1.0, count, channels, *cells), (size, size), mode="bilinear")
+    return _enlarged(dice.normal(1.0, count, channels, *cells), size)
+
+
+def _enlarged(noise: Tensor, size: int) -> Tensor:
+    return functional.interpolate(noise, (size, size), mode="bilinear")
 
 
 def textures(dice: Dice, count: int, size: int) -> Tensor:
@@ -37,16 +41,21 @@ def textures(dice: Dice, count: int, size: int) -> Tensor:
 
 def surfaces(dice: Dice, count: int, size: int, means: tuple[tuple[int, int, int], ...]) -> Tensor:
     """Noise of all scales around natural colours, like grass, gravel or clouds: (count, 3, size, size), unclipped."""
-    table = torch.tensor(means, dtype=torch.float32, device=dice.device)
+    table = constant(means, dice.device)
     base = table[dice.choice(len(table), count)] + dice.normal(18, count, 3)
     roughness = dice.uniform(0.45, 1.1, count, 1, 1, 1)  # of each finer scale, as a share of the one before
     contrast = torch.exp(dice.uniform(0.5, 3.6, count, 1, 1, 1))
     stretch = (1, 2, 3)[int(dice.choice(3, 1))]  # grass and water have a direction
+    upright, noises = [], []
+    for cells in (2, 4, 8, 16, 32):
+        upright.append(dice.chance(0.5, 1))
+        grid = (cells, max(2, cells // stretch))
+        noises.append([dice.normal(1.0, count, channels, *grid) for channels in (1, 3)])
     out = base[:, :, None, None].expand(-1, -1, size, size)
-    for step, cells in enumerate((2, 4, 8, 16, 32)):
-        grid = (cells, max(2, cells // stretch)) if bool(dice.chance(0.5, 1)) else (max(2, cells // stretch), cells)
-        light = smooth_noise(dice, count, 1, grid, size) + 0.3 * smooth_noise(dice, count, 3, grid, size)
-        out = out + contrast * roughness**step * light
+    # Which way the noise lies is asked for once all is drawn: on a GPU each question waits.
+    for step, (is_upright, noise) in enumerate(zip(torch.cat(upright).tolist(), noises, strict=True)):
+        grey, coloured = noise if is_upright else [part.view(*part.shape[:2], *part.shape[:1:-1]) for part in noise]
+        out = out + contrast * roughness**step * (_enlarged(grey, size) + 0.3 * _enlarged(coloured, size))
     return out
 
 

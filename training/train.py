@@ -23,6 +23,7 @@ from torch import Tensor, distributed, nn
 from model.config import SegGptConfig
 from model.inference import native_precision
 from model.seggpt import SegGptForImageSegmentation
+from training.batches import AHEAD, Ahead, Composer
 from training.draw import Dice
 from training.initialise import new_network, resized
 from training.loss import overlap
@@ -36,7 +37,6 @@ from training.teacher import Lesson, half_grid, listening
 
 JUDGED_SCENES = 96  # at every report, the same each time
 JUDGE_SEED = 20
-EXAMPLES = (2, 2, 4)  # of ensembles
 LOG_COLUMNS = ("pairs", "seconds", "size", "loss", "learning_rate", "held_out_iou")
 
 
@@ -58,6 +58,11 @@ def make_optimisers(network: nn.Module, recipe: Recipe, beside: nn.Module | None
 def _fast_precision(device: torch.device) -> torch.dtype:
     """Float16 is no choice: its gradients vanish."""
     return torch.bfloat16 if native_precision(device) == "bfloat16" else torch.float32
+
+
+def _mean(losses: list[Tensor]) -> float:
+    """Of scalars, one wait for all of them; 0 where there are none."""
+    return sum(torch.stack(losses).tolist()) / len(losses) if losses else 0.0
 
 
 class Run:
@@ -93,7 +98,7 @@ class Run:
         self.pairs, self.steps, self.seconds = 0, 0, 0.0
         states: list[dict[str, Tensor]] = []
         self.lesson: Lesson | None = None
-        self.unlike: float | None = None  # the lesson's loss of this process's last batch
+        self.unlike: Tensor | None = None  # the lesson's loss of this process's last batch
         if recipe.taught:
             config = start if isinstance(start, SegGptConfig) else start.config
             self.lesson = Lesson(config.hidden_size, recipe.seed).to(self.device)
@@ -115,6 +120,8 @@ class Run:
         for optimiser, state in zip(self.optimisers, states, strict=False):
             optimiser.load_state_dict(state)
         self.makers = make_scenes(Dice(recipe.seed * 1_000_003 + self.steps + 1009 * self.rank, self.device))
+        composer = Composer(self.makers, recipe, network.config.patch_size)
+        self.batches = Ahead(composer, self.device, AHEAD if self.device.type == "cuda" else 0)
 
     def _take(self, network: SegGptForImageSegmentation) -> None:
         """Go on with these weights at the stage's size; optimisers start anew."""
@@ -153,40 +160,44 @@ class Run:
         rise = min(1.0, (self.fresh_steps + 1) / self.recipe.warm_up_steps)
         return self.recipe.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(self.progress, 1.0)))
 
-    def gradients(self) -> float:
-        """Set the float32 weights' gradients from one batch per process; gives the loss."""
-        dice, stage = self.makers.dice, self.stage
-        kind = "semantic" if bool(dice.chance(self.recipe.semantic, 1)) else "instance"
-        is_hidden = bool(dice.chance(self.recipe.masked, 1))
-        several = not is_hidden and bool(dice.chance(self.recipe.ensembles, 1))
-        examples = EXAMPLES[int(dice.choice(len(EXAMPLES), 1))] if several else 1
-        scenes = self.makers.batch(stage.batch // examples, stage.size, examples)
+    def gradients(self) -> Tensor:
+        """Set the float32 weights' gradients from one batch per process; gives the loss.
+
+        The loss is not waited for: a GPU is busy with it long after its launches.
+        """
+        balance, batch = self.stage.balance, self.batches.next(self.stage)
         with listening(self.fast) as heard:
-            if is_hidden:
-                loss = loss_of_hidden(self.fast, scenes, kind, stage.balance, dice)
+            if batch.hidden is not None:
+                loss = loss_of_hidden(self.fast, batch.scenes, batch.kind, balance, batch.hidden)
             else:
-                loss = loss_of_answers(self.fast, scenes, kind, stage.balance, examples)
+                loss = loss_of_answers(self.fast, batch.scenes, batch.kind, balance, batch.examples)
         whole = loss
         if self.lesson is not None:
-            unlike = self.lesson(scenes, examples, heard[0])
-            whole, self.unlike = loss + self.recipe.taught * unlike, unlike.item()
-        learning = self._learning(self.fast)
-        for parameter in learning:
+            unlike = self.lesson(batch.scenes, batch.examples, heard[0])
+            whole, self.unlike = loss + self.recipe.taught * unlike, unlike.detach()
+        rough, exact = self._learning(self.fast), self._learning(self.network)
+        for parameter in rough:
             parameter.grad = None
         whole.backward()
-        rough = [p.grad if p.grad is not None else torch.zeros_like(p) for p in learning]
-        # What all must agree on travels at the end: the first process's clock and the loss.
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in rough]
+        if self.processes > 1:
+            gradients, loss = self._agreed(gradients, loss)
+        else:
+            self.clock = self.seconds
+        for parameter, gradient in zip(exact, gradients, strict=True):
+            parameter.grad = gradient.float()
+        return loss.detach()
+
+    def _agreed(self, gradients: list[Tensor], loss: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The means over all processes; sets the clock to the first one's."""
         clock = self.seconds * self.processes if self.rank == 0 else 0.0
         books = torch.tensor([clock, loss.item()], device=self.device)
-        flat = torch.cat([*(gradient.float().flatten() for gradient in rough), books])
-        if self.processes > 1:
-            distributed.all_reduce(flat)
-            flat /= self.processes
-        slow = self._learning(self.network)
-        for exact, part in zip(slow, flat[:-2].split([p.numel() for p in slow]), strict=True):
-            exact.grad = part.view_as(exact)
-        self.clock = float(flat[-2])
-        return float(flat[-1])
+        flat = torch.cat([*(gradient.float().flatten() for gradient in gradients), books])
+        distributed.all_reduce(flat)
+        flat /= self.processes
+        *parts, clocks, losses = flat.split([*(gradient.numel() for gradient in gradients), 1, 1])
+        self.clock = clocks.item()
+        return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)], losses[0].clone()
 
     def step(self) -> float:
         """Apply the gradients, and bring the fast copy and the average up to date; gives the learning rate."""
@@ -198,8 +209,7 @@ class Run:
             optimiser.step()
         if self.fast is not self.network:
             with torch.no_grad():
-                for exact, rough in zip(self.network.parameters(), self.fast.parameters(), strict=True):
-                    rough.copy_(exact)
+                torch._foreach_copy_(list(self.fast.parameters()), list(self.network.parameters()))
         self.steps += 1
         self.fresh_steps += 1
         self.pairs += self.stage.batch * self.processes
@@ -209,36 +219,36 @@ class Run:
     def train(self) -> None:
         """Run until the time or the pairs are used up; report, sample and keep a snapshot on the way."""
         begun, before, pairs_before = time.monotonic(), self.seconds, self.pairs
-        losses: list[float] = []
+        losses: list[Tensor] = []
         while self.progress < 1:
             self._enter(self.recipe.stage(self.progress))
-            losses.append(self.gradients())
+            loss = self.gradients()
             rate = self.step()
             self.seconds = before + time.monotonic() - begun
             if self.rank > 0:
                 continue
+            losses.append(loss)
             self._show(losses, (self.pairs - pairs_before) / (self.seconds - before))
             if self.steps % self.recipe.report_every == 0:
-                self.report(sum(losses) / len(losses), rate)
+                self.report(_mean(losses), rate)
                 losses.clear()
         if self.rank == 0:
-            self.report(sum(losses) / max(len(losses), 1), 0.0)
+            self.report(_mean(losses), 0.0)
 
     def _enter(self, stage: Stage) -> None:
         if stage is not self.stage:
             self.stage = stage
             self._take(self.network)
 
-    def _show(self, losses: list[float], speed: float) -> None:
+    def _show(self, losses: list[Tensor], speed: float) -> None:
         if sys.stderr.isatty() or self.steps % 50 == 0:
             end = "\r" if sys.stderr.isatty() else "\n"
-            recent = losses[-50:]
             line = (
                 f"{self.progress:6.1%}  {self.pairs:>9,} pairs of {self.stage.size} px  {speed:6.1f}/s  "
-                f"loss {sum(recent) / len(recent):.4f}"
+                f"loss {_mean(losses[-50:]):.4f}"
             )
             if self.unlike is not None:
-                line += f"  teacher {self.unlike:.4f}"
+                line += f"  teacher {self.unlike.item():.4f}"
             print(line, end=end, file=sys.stderr, flush=True)
 
     def snapshot(self) -> Snapshot:

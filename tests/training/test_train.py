@@ -13,6 +13,7 @@ from transformers import SegGptForImageSegmentation as Reference
 
 from model.checkpoint import load, resolve
 from model.config import SegGptConfig
+from training.batches import Ahead, Composer
 from training.draw import Dice
 from training.export import export, mean
 from training.export import main as export_command
@@ -20,11 +21,13 @@ from training.initialise import new_network, resized
 from training.loss import balanced_loss, overlap
 from training.mixtures import bundled_mixture, held_out_maker
 from training.muon import orthogonal
-from training.painting import answer, loss_of_answers, loss_of_hidden
+from training.painting import answer, hidden_patches, loss_of_answers, loss_of_hidden
 from training.recipe import BUNDLED, Recipe, Stage, bundled_config, fine_tuning
+from training.scenes import SceneMaker
 from training.snapshot import Snapshot, follow
 from training.train import Run
 
+CPU = torch.device("cpu")
 TINY = SegGptConfig(
     hidden_size=32,
     num_hidden_layers=4,
@@ -49,9 +52,15 @@ RECIPE = Recipe(
 )
 
 
-def tiny_run(data: Path, out: Path, recipe: Recipe = RECIPE, resume: Path | None = None) -> Run:
-    judge = held_out_maker(data, torch.device("cpu"))
-    return Run(recipe, lambda dice: bundled_mixture(data, dice, drawn_kinds=12), judge, out, start=TINY, resume=resume)
+def tiny_run(
+    data: Path, out: Path, recipe: Recipe = RECIPE, resume: Path | None = None, device: torch.device = CPU
+) -> Run:
+    judge = held_out_maker(data, device)
+
+    def make_scenes(dice: Dice) -> SceneMaker:
+        return bundled_mixture(data, dice, drawn_kinds=12)
+
+    return Run(recipe, make_scenes, judge, out, start=TINY, resume=resume, device=device)
 
 
 def test_object_and_background_weigh_the_same_however_small_the_object() -> None:
@@ -101,7 +110,7 @@ def test_a_few_steps_lower_the_loss(data: Path, tmp_path: Path, optimiser: str, 
     scenes, losses = run.makers.batch(8, 32), []
     for _ in range(8):
         if hidden:
-            loss = loss_of_hidden(run.network, scenes, "instance", 1.0, Dice(5))
+            loss = loss_of_hidden(run.network, scenes, "instance", 1.0, hidden_patches(Dice(5), 8, 4))
         else:
             loss = loss_of_answers(run.network, scenes, "instance", 1.0)
         run.network.zero_grad()
@@ -163,6 +172,33 @@ def test_an_interrupted_run_goes_on_where_it_was(data: Path, tmp_path: Path) -> 
     assert Snapshot.load(tmp_path / "snapshot.pt").pairs == 64
 
 
+def test_batches_composed_ahead_are_those_composed_when_needed(data: Path) -> None:
+    recipe = replace(RECIPE, ensembles=0.5, masked=0.3)
+    small, large = recipe.stages
+    at_need, ahead = (
+        Ahead(Composer(bundled_mixture(data, Dice(3), drawn_kinds=12), recipe, TINY.patch_size), CPU, depth)
+        for depth in (0, 2)
+    )
+    for stage in (small, small, small, large, small, large, large):
+        one, other = at_need.next(stage), ahead.next(stage)
+        assert (one.examples, one.kind) == (other.examples, other.kind)
+        assert (one.hidden is None) == (other.hidden is None)
+        if one.hidden is not None and other.hidden is not None:
+            assert one.hidden.shape[1] == 2 * (stage.size // TINY.patch_size) ** 2
+            assert torch.equal(one.hidden, other.hidden)
+        for name, tensor in vars(one.scenes).items():
+            assert torch.equal(tensor, vars(other.scenes)[name]), name
+
+
+def test_what_fails_while_composing_ahead_fails_where_it_is_asked_for(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composer = Composer(bundled_mixture(data, Dice(3), drawn_kinds=12), RECIPE, TINY.patch_size)
+    monkeypatch.setattr(composer.makers, "batch", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Ahead(composer, CPU, depth=2).next(RECIPE.stages[0])
+
+
 def test_the_learning_rate_rises_and_falls_to_zero(data: Path, tmp_path: Path) -> None:
     run = tiny_run(data, tmp_path)
     rates = []
@@ -183,9 +219,13 @@ def test_the_bundled_recipe_covers_the_whole_run_in_growing_pictures() -> None:
 
 def test_orthogonal_matrices_have_singular_values_near_one() -> None:
     for shape in ((24, 8), (8, 24)):
-        values = torch.linalg.svdvals(orthogonal(torch.randn(*shape)))
+        matrices = torch.randn(3, *shape) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+        together = orthogonal(matrices)
+        values = torch.linalg.svdvals(together)
         assert values.min() > 0.5
         assert values.max() < 1.5
+        alone = torch.cat([orthogonal(matrix[None]) for matrix in matrices])
+        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
 def test_an_export_answers_in_transformers_as_here(tmp_path: Path) -> None:
@@ -258,17 +298,8 @@ def test_the_average_follows_the_weights() -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_composes_and_learns(data: Path, tmp_path: Path) -> None:
-    device = torch.device("cuda")
     recipe = replace(RECIPE, ensembles=0.5, masked=0.2, precision=None, learning_rate=2e-3)
-    judge = held_out_maker(data, device)
-    run = Run(
-        recipe,
-        lambda dice: bundled_mixture(data, dice, drawn_kinds=12),
-        judge,
-        tmp_path / "whole",
-        start=TINY,
-        device=device,
-    )
+    run = tiny_run(data, tmp_path / "whole", recipe, device=torch.device("cuda"))
     run.train()
     assert run.precision == torch.bfloat16
     assert {parameter.device.type for parameter in run.network.parameters()} == {"cuda"}
@@ -276,3 +307,21 @@ def test_a_gpu_composes_and_learns(data: Path, tmp_path: Path) -> None:
     assert kept.config.image_size == (96, 48)
     assert all(bool(weight.isfinite().all()) for weight in kept.average.values())
     assert (tmp_path / "whole" / "log.csv").read_text().count("\n") >= 3
+
+
+@pytest.mark.gpu
+def test_a_gpu_composes_ahead_what_it_composes_when_needed(data: Path, tmp_path: Path) -> None:
+    device, recipe = torch.device("cuda"), replace(RECIPE, ensembles=0.5, masked=0.3)
+    small, large = recipe.stages
+    batches = {}
+    for depth in (0, 2):
+        composer = Composer(bundled_mixture(data, Dice(3, device), drawn_kinds=12), recipe, TINY.patch_size)
+        ahead = Ahead(composer, device, depth)
+        # Each is used up and its memory given back while the next ones are composed.
+        batches[depth] = [
+            [ahead.next(stage).scenes.image.double().mean((1, 2, 3)), ahead.next(stage).scenes.area.sum((1, 2))]
+            for stage in (small, small, large, large, small)
+            for _ in range(4)
+        ]
+    for one, other in zip(batches[0], batches[2], strict=True):
+        torch.testing.assert_close(one, other)
