@@ -67,16 +67,18 @@ def _put_terms(
 
 @triton.jit
 def _row_terms(
-    terms: tl.tensor, row: tl.tensor, half_rows: tl.constexpr, queries: tl.constexpr, key_rows: tl.constexpr
+    terms: tl.tensor, step: tl.tensor, half_rows: tl.constexpr, queries: tl.constexpr, key_rows: tl.constexpr
 ) -> tl.tuple:
-    """What each query adds on the first two canvas rows from `row` of a half on, (queries,) each; from `terms` on."""
-    first = tl.load(terms)
+    """What each query adds on the first two canvas rows of a step, (queries,) each; loaded one step ahead."""
+    steps_per_half: tl.constexpr = (half_rows + key_rows - 1) // key_rows
+    is_input = step >= steps_per_half
+    row = (step - tl.where(is_input, steps_per_half, 0)) * key_rows
+    m = tl.arange(0, queries)
+    now = terms + (row + tl.where(is_input, half_rows, 0)) * queries + m
+    first = tl.load(now)
     second = first
     if key_rows > 1:
-        if half_rows % key_rows == 0:
-            second = tl.load(terms + queries)
-        else:
-            second = tl.load(terms + queries, mask=row + 1 + tl.arange(0, queries) * 0 < half_rows, other=0.0)
+        second = tl.load(now + queries, mask=row + 1 + m * 0 < half_rows, other=0.0)
     return first, second
 
 
@@ -87,9 +89,13 @@ def _walk(
     total: tl.tensor,
     mixed: tl.tensor,
     keys: tl.tensor,
+    prompt_row: tl.tensor,
+    input_row: tl.tensor,
     stride: tl.tensor,
     terms: tl.tensor,
     column_terms: tl.tensor,
+    first_step: tl.constexpr,
+    last_step: tl.constexpr,
     hidden: tl.constexpr,
     head_dim: tl.constexpr,
     width: tl.constexpr,
@@ -101,30 +107,33 @@ def _walk(
     is_relative: tl.constexpr,
     precision: tl.constexpr,
 ) -> tl.tuple:
-    """Go on with a running softmax over the key rows of one half, whose first key is at `keys`.
+    """Go on with a running softmax over key rows; steps 0.. are the prompt half, and then come the input half's.
 
     Logits here are the true ones over the scale, so that the product of queries and keys needs no multiplication.
     """
+    steps_per_half: tl.constexpr = (half_rows + key_rows - 1) // key_rows
     to_exponent = _LOG2_E / tl.sqrt(head_dim * 1.0)
     m = tl.arange(0, queries)
     n = tl.arange(0, key_rows * padded)
     d = tl.arange(0, width)
     within = n // padded  # which of the step's rows
     column = n % padded
-    place = within * columns + column
-    key = keys + place[None, :] * stride + d[:, None]
-    value = keys + hidden + place[:, None] * stride + d[None, :]
-    now = terms + m
     first, second = largest, largest
     if is_relative:
-        first, second = _row_terms(now, 0, half_rows, queries, key_rows)
-    for row in range(0, half_rows, key_rows):
-        is_there = column < columns
-        if half_rows % key_rows != 0:
-            is_there = is_there & (row + within < half_rows)
-        k = tl.load(key, mask=is_there[None, :] & (d[:, None] < head_dim), other=0.0)
+        first, second = _row_terms(terms, first_step, half_rows, queries, key_rows)
+    for step in range(first_step, last_step):
+        is_input = step >= steps_per_half
+        row = (step - tl.where(is_input, steps_per_half, 0)) * key_rows
+        token = tl.where(is_input, input_row, prompt_row)
+        place = (row + within) * columns + column
+        is_there = (column < columns) & (row + within < half_rows)
+        key = keys + token.to(tl.int64) * stride
+        k = tl.load(
+            key + place[None, :] * stride + d[:, None], mask=is_there[None, :] & (d[:, None] < head_dim), other=0.0
+        )
         bias = column_terms
         if is_relative:
+            now = terms + (row + tl.where(is_input, half_rows, 0)) * queries + m
             spread = first[:, None] + tl.zeros_like(bias)
             if key_rows > 1:
                 spread = tl.where((within == 1)[None, :], second[:, None], spread)
@@ -132,9 +141,7 @@ def _walk(
                 more = tl.load(now + other * queries, mask=row + other + m * 0 < half_rows, other=0.0)
                 spread = tl.where((within == other)[None, :], more[:, None], spread)
             bias += spread
-            # One step ahead; behind the last row of a half lies other scratch, which nobody looks at.
-            now += key_rows * queries
-            first, second = _row_terms(now, row + key_rows, half_rows, queries, key_rows)
+            first, second = _row_terms(terms, step + 1, half_rows, queries, key_rows)
         if half_rows % key_rows != 0:
             bias = tl.where((row + within < half_rows)[None, :], bias, _ABSENT)
         logits = _product(q, k, bias, precision)
@@ -142,11 +149,13 @@ def _walk(
         shrink = tl.exp2(largest - larger)
         weights = tl.exp2(logits * to_exponent - larger[:, None])
         total = total * shrink + tl.sum(weights, 1)
-        v = tl.load(value, mask=is_there[:, None] & (d[None, :] < head_dim), other=0.0)
+        v = tl.load(
+            key + hidden + place[:, None] * stride + d[None, :],
+            mask=is_there[:, None] & (d[None, :] < head_dim),
+            other=0.0,
+        )
         mixed = _product(weights.to(v.dtype), v, mixed * shrink[:, None], precision)
         largest = larger
-        key += key_rows * columns * stride
-        value += key_rows * columns * stride
     return largest, total, mixed
 
 
@@ -173,6 +182,7 @@ def attend(
 ) -> None:
     """One head and one entry of the plan."""
     half_rows: tl.constexpr = rows // 2
+    steps: tl.constexpr = (half_rows + key_rows - 1) // key_rows
     head = tl.program_id(0)
     program = plan + tl.program_id(1) * 10
     query_row, count, place = tl.load(program), tl.load(program + 1), tl.load(program + 2)
@@ -212,29 +222,23 @@ def attend(
     largest = tl.full((queries,), _ABSENT, tl.float32)
     total = tl.zeros((queries,), tl.float32)
     mixed = tl.zeros((queries, width), tl.float32)
-    of_prompt, of_input = keys + prompt_row.to(tl.int64) * stride, keys + input_row.to(tl.int64) * stride
-    input_terms = terms + half_rows * queries
     if is_averaged:
         largest, total, mixed = _walk(
-            q, largest, total, mixed, of_input, stride, input_terms, column_terms,
+            q, largest, total, mixed, keys, prompt_row, input_row, stride, terms, column_terms, steps, 2 * steps,
             hidden, head_dim, width, half_rows, columns, padded, queries, key_rows, is_relative, precision,
         )  # fmt: skip
         mean = tl.zeros((queries, width), tl.float32)
-        for _ in range(prompts):
+        for prompt in range(prompts):
             _, whole, sums = _walk(
-                q, largest, total, mixed, of_prompt, stride, terms, column_terms,
+                q, largest, total, mixed, keys, prompt_row + prompt * (half_rows * columns), input_row, stride, terms,
+                column_terms, 0, steps,
                 hidden, head_dim, width, half_rows, columns, padded, queries, key_rows, is_relative, precision,
             )  # fmt: skip
             mean += sums / whole[:, None]
-            of_prompt += half_rows * columns * stride
         mixed = mean / prompts
     else:
-        largest, total, mixed = _walk(
-            q, largest, total, mixed, of_prompt, stride, terms, column_terms,
-            hidden, head_dim, width, half_rows, columns, padded, queries, key_rows, is_relative, precision,
-        )  # fmt: skip
         _, total, mixed = _walk(
-            q, largest, total, mixed, of_input, stride, input_terms, column_terms,
+            q, largest, total, mixed, keys, prompt_row, input_row, stride, terms, column_terms, 0, 2 * steps,
             hidden, head_dim, width, half_rows, columns, padded, queries, key_rows, is_relative, precision,
         )  # fmt: skip
         mixed = mixed / total[:, None]
