@@ -39,14 +39,12 @@ class Tile:
     registers: int | None = None
 
 
-# Bounded on purpose: each one costs a second or two of compilation at start. For heads of 64 in 16 bits on sm_90
-# Triton 3.6 spills no register in any of them.
+# The fastest three of 22 on an H200 (docs/log.md), bounded because each one costs a second or two of compilation at
+# start. With at most 128 registers a thread, four programs of 64 queries share a multiprocessor.
 TILES = (
+    Tile(64, 2, 4, 3, registers=128),
     Tile(128, 2, 8, 3, registers=128),
-    Tile(128, 2, 8, 3),
-    Tile(128, 1, 4, 3),
-    Tile(128, 1, 8, 4),
-    Tile(64, 2, 4, 3),
+    Tile(64, 2, 4, 3, registers=168),
 )
 
 
