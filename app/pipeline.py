@@ -83,9 +83,10 @@ class Pipeline:
             with self._batcher.accepted(), await self._admit(request, concepts[0]) as ticket:
                 taken = await self._intake.take(request, concepts)
                 painted = await self._paint(request, taken, ticket)
-            with times.measure("encode"):
-                make = partial(self._reply, request, taken, concepts, painted)
-                (answer,) = await self._codecs.run([make], request.deadline)
+                # Inside: what one group painted is read from where the worker wrote it, while the ticket holds it.
+                with times.measure("encode"):
+                    make = partial(self._reply, request, taken, concepts, painted)
+                    (answer,) = await self._codecs.run([make], request.deadline)
             return answer
         finally:
             for stage, ms in times.ms.items():
@@ -143,7 +144,10 @@ class Pipeline:
         return self._batcher.admit(pairs)
 
     async def _paint(self, request: Segmentation, taken: Taken, ticket: Ticket) -> list[Pixels]:
-        """Each concept's (h, w, 4) uint8 levels, of the whole input image or of the canvas of its tiles."""
+        """Each concept's (h, w, 4) uint8 levels, of the whole input image or of the canvas of its tiles.
+
+        They are valid while the ticket is held.
+        """
         if taken.plan is None and len(taken.prompts) == 1:
             assert taken.cell is not None
             answer = await self._ask(request, taken.prompts[0], taken.cell, ticket)
@@ -171,7 +175,7 @@ class Pipeline:
             for stage, ms in _stages_of(answer):
                 sums[stage] += ms
             if unit.tile is None:
-                alone[unit.concept] = answer.levels
+                alone[unit.concept] = answer.levels.copy()  # the cell is another's when the ticket is given back
             else:
                 blends[unit.concept].add(unit.tile, answer.levels)
                 request.times.tiles_done += unit.concept == len(taken.prompts) - 1

@@ -16,7 +16,8 @@ class Answer:
     """What one request gets from the device.
 
     Args:
-        levels: (h, w, 4) uint8 in [0, 255], its own copy: the painted RGB, and its mean, the grey answer.
+        levels: (h, w, 4) uint8 in [0, 255], the painted RGB and its mean, the grey answer: a view of the shared cells,
+            valid until its ticket is given back.
         queue_ms: from being ready for the device to its turn there.
         forward_ms: copying to the device and the network, of the whole batch.
         postprocess_ms: colours to grey and copying back, of the whole batch.

@@ -357,7 +357,7 @@ class Supervisor:
             logger.error("worker %s: an answer is not finite", self.device)
             return InternalProblem("the network's answer is not finite")
         return Answer(
-            levels=self._cells.answers[group.cells.input_cell].copy(),
+            levels=self._cells.answers[group.cells.input_cell],
             queue_ms=(group.turn_at - group.enqueued_at) * 1000,
             forward_ms=message.copy_ms + message.forward_ms,
             postprocess_ms=message.postprocess_ms,
