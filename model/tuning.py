@@ -52,7 +52,7 @@ class TuningSettings:
     steps: int = 200
     minutes: float | None = None
     batch: int = 4
-    learning_rate: float = 2.0
+    learning_rate: float = 4.0
     held_out: float = 0.25
     check_every: int = 20
     seed: int = 0
