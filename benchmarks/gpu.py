@@ -9,8 +9,6 @@ section, so a call that is cut short leaves what it had; `python -m benchmarks d
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
 import sys
 import tempfile
 import time
@@ -25,12 +23,9 @@ import torch
 import uvloop
 
 from benchmarks import gpu_measure as measure
-from benchmarks import servers
-from benchmarks.client import closed_loop, fetch, open_loop
-from benchmarks.doors import register, registered
+from benchmarks import gpu_service
 from benchmarks.flops import Request, forward_gflop, reference_gflop
 from benchmarks.report import RESULTS, Machine, Spread, Table, ratios, store, this_machine
-from benchmarks.service import checked
 from model import SegGptConfig
 from model.checkpoint import save
 from model.kernels.choice import LIMITS, candidates, draw, layout_of, replay_ms, worst_error
@@ -40,7 +35,6 @@ BATCHES = (1, 8, 32)
 BUCKETS = (1, 2, 4, 8, 16, 32)
 # Pairs of the service's largest batches, and clients that are enough to fill two of them.
 SERVED = ((8, 32), (32, 96))
-SERVED_SIZE, LOADS, WARMING_S = (480, 640), (0.5, 0.8), 30.0
 DATA_SHEET_TFLOPS = 790.0  # issue 3's figure: a large bfloat16 product on an H200
 
 
@@ -66,7 +60,7 @@ def rate_rows(pairs: int, times: dict[str, Spread], needed: dict[str, float], pe
     first = next(iter(times.values()))
     rows = []
     for name, spread in times.items():
-        quotient = Spread(tuple(theirs / mine for mine, theirs in zip(first.values, spread.values, strict=True)))
+        quotient = ratios(spread.values, first.values)
         images = Spread(tuple(1000 * pairs / ms for ms in spread.values))
         share = share_of_peak(needed[name], spread.median, peak)
         rows.append([name, str(pairs), spread.text(3), images.text(1), f"{share:.0%}", quotient.text(2)])
@@ -99,7 +93,7 @@ class Bench:
         else:
             try:
                 work(self)
-            except Exception as error:  # a section's fault must not cost the others' results
+            except (Exception, SystemExit) as error:  # a section's fault must not cost the others' results
                 traceback.print_exc()
                 self.notes.append(f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             torch.cuda.empty_cache()
@@ -273,7 +267,7 @@ def ensembles(bench: Bench) -> None:
         works = {"ours": measure.our_work(bench.runner("bfloat16"), batch), "theirs": measure.their_work(theirs, batch)}
         times = measure.alternating_ms(works, bench.rounds, bench.seconds)
         operations = reference_gflop(config, pairs) / known_gflop(config, pairs, 1)
-        quotient = Spread(tuple(b / a for a, b in zip(times["ours"].values, times["theirs"].values, strict=True)))
+        quotient = ratios(times["theirs"].values, times["ours"].values)
         rows.append([str(pairs), times["ours"].text(2), times["theirs"].text(2), quotient.text(2), f"{operations:.2f}"])
     head = ("examples", "ours, ms", "transformers bfloat16, ms", "its time / ours", "its operations / ours")
     bench.add("Ensembles", Table(head, rows))
@@ -281,59 +275,24 @@ def ensembles(bench: Bench) -> None:
 
 def service(bench: Bench) -> None:
     """The service's answers per second over the bare model's images per second, in turn: 640x480 JPEGs in, PNGs out."""
-    rows: list[list[str]] = []
-    later: list[list[str]] = []
+    rates, loads = [], []
+    runner = bench.runner("bfloat16")
     with tempfile.TemporaryDirectory() as folder:
         save(measure.our_network(bench.config, bench.weights, bench.device), Path(folder))
         for pairs, clients in SERVED:
-            uvloop.run(_served(bench, folder, pairs, clients, rows, later))
-    head = ("pairs at most", "clients", "answers/s", "bare model, images/s", "over bare", "p50, ms", "p99, ms")
-    bench.add("Service, ViT-L, bfloat16, 640x480 JPEGs, a registered prompt", Table(head, rows))
-    loads = ("pairs at most", "offered/s", "answered/s", "p50, ms", "p99, ms", "refused")
-    bench.add("Service, latency over offered load", Table(loads, later))
+            runner.capture(pairs)
+            work = measure.our_work(runner, measure.Batch.draw(bench.config, (1,) * pairs, bench.device))
+            repeats = max(2, round(bench.seconds * 300 / pairs))
+            bare = partial(_images_per_s, work, pairs, repeats)
+            row, later = uvloop.run(gpu_service.served(Path(folder), pairs, clients, bare, bench.rounds, bench.seconds))
+            rates.append(row)
+            loads += later
+    bench.add("Service, ViT-L, bfloat16, 640x480 JPEGs, a registered prompt", Table(gpu_service.RATES_HEAD, rates))
+    bench.add("Service, latency over offered load", Table(gpu_service.LOADS_HEAD, loads))
 
 
-async def _served(
-    bench: Bench, checkpoint: str, pairs: int, clients: int, rows: list[list[str]], later: list[list[str]]
-) -> None:
-    """One setting of the service, its rows added."""
-    settings = {
-        "SEGGPT_DTYPE": "bfloat16",
-        "SEGGPT_MAX_BATCH_PAIRS": str(pairs),
-        "SEGGPT_QUEUE_PAIRS": "256",
-        "SEGGPT_PROMPTS": str(Path(checkpoint) / "prompts"),
-    }
-    runner = bench.runner("bfloat16")
-    runner.capture(pairs)
-    work = measure.our_work(runner, measure.Batch.draw(bench.config, (1,) * pairs, bench.device))
-    async with servers.ours(checkpoint, settings) as server:
-        request = registered(SERVED_SIZE, await register(server.port, SERVED_SIZE))
-        until = time.monotonic() + WARMING_S
-        while (warm := await _largest_batch(server.port)) < pairs and time.monotonic() < until:  # noqa: ASYNC110  # it asks another process
-            await asyncio.sleep(0.2)
-        checked(await closed_loop(servers.HOST, server.port, request, clients, bench.seconds))
-        served, bare, seen = [], [], None
-        for _ in range(bench.rounds):
-            with server.paused():
-                bare.append(1000 * pairs / measure.elapsed_ms(work, max(2, round(bench.seconds * 300 / pairs))))
-            seen = checked(await closed_loop(servers.HOST, server.port, request, clients, 5 * bench.seconds))
-            served.append(seen.answers_per_s)
-        assert seen is not None, "there is at least one round"
-        quantiles = [f"{seen.quantile_ms(share):.0f}" for share in (0.5, 0.99)]
-        over = ratios(served, bare).text()
-        rates = [Spread(tuple(values)).text(1) for values in (served, bare)]
-        rows.append([str(warm), str(clients), *rates, over, *quantiles])
-        for share in LOADS:
-            offered = share * Spread(tuple(served)).median
-            seen = checked(await open_loop(servers.HOST, server.port, request, offered, 8 * bench.seconds, seed=1))
-            quantiles = [f"{seen.quantile_ms(quantile):.0f}" for quantile in (0.5, 0.99)]
-            later.append([str(warm), f"{offered:.1f}", f"{seen.answers_per_s:.1f}", *quantiles, str(seen.refused)])
-
-
-async def _largest_batch(port: int) -> int:
-    """Pairs of the largest batch that the service's worker has warmed up."""
-    _, models = await fetch(servers.HOST, port, "/v1/models")
-    return min(int(worker["max_batch_pairs"]) for worker in json.loads(models)["models"][0]["workers"])
+def _images_per_s(work: measure.Work, pairs: int, repeats: int) -> float:
+    return 1000 * pairs / measure.elapsed_ms(work, repeats)
 
 
 def memory(bench: Bench) -> None:

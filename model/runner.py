@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from model.colours import levels, normalise
-from model.cuda import Captured, Fetched, Fetching, Moment, Staged, Staging, kinds_of, prepare
+from model.cuda import Captured, kinds_of, prepare
 from model.encoder import MaskStream
 from model.forward import AnswerForward
 from model.inference import Mode, Precision, optimise
 from model.seggpt import SegGptForImageSegmentation
+from model.transfers import Fetched, Fetching, Moment, Staged, Staging
 
 
 @dataclass(frozen=True)

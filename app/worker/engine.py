@@ -21,11 +21,11 @@ from app.worker.cells import CellMemory
 from app.worker.messages import Configure, GroupCells, GroupRun, Status
 from app.worker.prompts import PromptStreams
 from model.checkpoint import Checkpoint, CheckpointError, load
-from model.cuda import Fetched, Moment, Staged
 from model.encoder import MaskStream
 from model.inference import Mode, Precision, native_precision
 from model.runner import Painted, Runner
 from model.seggpt import SegGptForImageSegmentation
+from model.transfers import Fetched, Moment, Staged
 
 # A warm-up forward is repeated, unless it takes longer than this.
 _WARM_UPS = 3
