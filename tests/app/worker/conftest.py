@@ -192,3 +192,9 @@ def copy_of(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     for file in checkpoint.weights.parent.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     return resolve(folder)
+
+
+def metric(house: House, name: str) -> float:
+    value = house.batcher._metrics.registry.get_sample_value(name)
+    assert value is not None
+    return value
