@@ -47,7 +47,7 @@ class Shares:
     people: float = 0.1
     things: float = 0.42  # photos of <data>/things/<category>/
     photos: float = 0.15  # two windows of one of <data>/photos/
-    elsewhere: float = 0.15  # of pairs of two photos: the second window is laid around anything
+    elsewhere: float = 0.2  # of pairs of two photos: the second window is laid around anything
     emoji: float = 0.34
     cut_outs: float = 0.3
     pieces: float = 0.12

@@ -8,7 +8,7 @@ from torch import Tensor
 from model.colours import normalise
 from model.seggpt import SegGptForImageSegmentation
 from training.draw import Dice
-from training.loss import balanced_loss
+from training.loss import painting_loss
 from training.scenes import THING, Scenes
 
 HIDDEN_SHARE = 0.75  # of the patches, where random ones are hidden
@@ -39,7 +39,8 @@ def loss_of_answers(
 ) -> Tensor:
     """How wrong the painted input halves are."""
     painted, asked = answer(network, scenes, kind, examples), scenes[::examples]
-    return balanced_loss(painted, normalised(asked.mask, torch.float32), asked.labels, balance=balance)
+    found = found_labels(painted, asked.colours)
+    return painting_loss(painted, normalised(asked.mask, torch.float32), asked.labels, found, balance=balance)
 
 
 def hidden_patches(dice: Dice, count: int, patches: int) -> Tensor:
@@ -65,11 +66,17 @@ def loss_of_hidden(
     counted = hidden.view(-1, rows, columns)
     counted = counted.repeat_interleave(config.patch_size, 1).repeat_interleave(config.patch_size, 2)
     wanted, labels = torch.cat([prompt_masks, masks], 2), torch.cat([scenes.prompt_labels, scenes.labels], 1)
-    return balanced_loss(output.pred_masks, wanted, labels, balance=balance, counted=counted)
+    found = found_labels(output.pred_masks, scenes.colours)
+    return painting_loss(output.pred_masks, wanted, labels, found, balance=balance, counted=counted)
+
+
+def found_labels(painted: Tensor, colours: Tensor) -> Tensor:
+    """The label whose colour is nearest to each pixel: (B, 3, H, W) normalised and (B, L, 3) -> (B, H, W) int64."""
+    ends = normalised(colours.mT[..., None], torch.float32)[..., 0].mT  # (B, L, 3)
+    distance = (painted.detach().float()[:, None] - ends[..., None, None]).square().sum(2)  # (B, L, H, W)
+    return distance.argmin(1)
 
 
 def found_area(painted: Tensor, colours: Tensor) -> Tensor:
-    """Which pixels lie nearest to the thing's colour: (B, 3, S, S) normalised and (B, L, 3) -> (B, S, S) bool."""
-    ends = normalised(colours.mT[..., None], torch.float32)[..., 0].mT  # (B, L, 3)
-    distance = (painted.float()[:, None] - ends[..., None, None]).square().sum(2)  # (B, L, S, S)
-    return distance.argmin(1) == THING
+    """Which pixels lie nearest to the thing's colour: see `found_labels`; (B, H, W) bool."""
+    return found_labels(painted, colours) == THING

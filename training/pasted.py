@@ -24,11 +24,11 @@ _LAYERS = DISTRACTORS + COPIES
 class Pasting:
     """How pasted scenes are drawn; shares in [0, 1]."""
 
-    busy: float = 0.5  # there may be distractors
+    busy: float = 0.6  # there may be distractors
     variant: float = 0.45  # each copy of the thing is any picture of its kind
     relative: float = 0.15  # the input image's thing is of a neighbouring kind
     several: float = 0.25  # there may be more than one copy
-    absent: float = 0.35  # of busy scenes: the input image does not show the thing
+    absent: float = 0.45  # of busy scenes: the input image does not show the thing
     second: float = 0.15  # of busy scenes: a distractor is a class of its own
     own_light: float = 0.35  # the things of the two halves are recoloured apart, not alike
     plain: float = 0.15  # backgrounds of noise

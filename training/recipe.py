@@ -8,6 +8,10 @@ import torch
 
 from model.config import SegGptConfig
 
+# Balance at the end of a run. The bundled weights are the mean of those of a run with 1 and of a shorter one after it
+# with 0; 0.5 itself was not run.
+OVERLAP = 0.5
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -17,7 +21,7 @@ class Stage:
         until: where the stage ends, as a share of the run in (0, 1].
         size: of the pictures.
         batch: pairs per step and process.
-        balance: of `training.loss.balanced_loss`.
+        balance: of `training.loss.painting_loss`.
     """
 
     until: float
@@ -61,10 +65,10 @@ class Recipe:
         return next((stage for stage in self.stages if progress < stage.until), self.stages[-1])
 
 
-# Most of what there is to learn is learnt cheaply in small pictures; the last stages bring fine outlines, and what the
-# teacher sees in large pictures alone.
+# Most of what there is to learn is learnt cheaply in small pictures; the later stages bring fine outlines, and what the
+# teacher sees in large pictures alone. The last one unlearns to mark whatever might be the thing.
 BUNDLED = Recipe(
-    stages=(Stage(0.4, 64, 16), Stage(0.7, 96, 8), Stage(1.0, 128, 4)),
+    stages=(Stage(0.4, 64, 16), Stage(0.7, 96, 8), Stage(0.85, 128, 4), Stage(1.0, 128, 4, OVERLAP)),
     minutes=480,
     pairs=1_500_000,
     ensembles=0.2,
@@ -74,7 +78,7 @@ BUNDLED = Recipe(
 # its last two stages, begun at bundled weights, were run on an H200; from nothing it was not.
 BUNDLED_ON_GPU = replace(
     BUNDLED,
-    stages=(Stage(0.25, 64, 256), Stage(0.55, 96, 256), Stage(1.0, 128, 256)),
+    stages=(Stage(0.25, 64, 256), Stage(0.55, 96, 256), Stage(0.85, 128, 256), Stage(1.0, 128, 256, OVERLAP)),
     minutes=20,
     pairs=10_000_000,
     learning_rate=1.6e-3,
@@ -120,7 +124,7 @@ def short_config(size: int) -> SegGptConfig:
 def fine_tuning(config: SegGptConfig, batch: int) -> Recipe:
     """For a trained network of this shape: its own size, small steps, AdamW, an hour."""
     return Recipe(
-        stages=(Stage(1.0, config.half_size[1], batch),),
+        stages=(Stage(1.0, config.half_size[1], batch, OVERLAP),),
         minutes=60,
         learning_rate=2e-5,
         warm_up_steps=50,

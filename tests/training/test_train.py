@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import SegGptForImageSegmentation as Reference
 
 from model.checkpoint import load, resolve
@@ -18,11 +19,11 @@ from training.draw import Dice
 from training.export import export, mean
 from training.export import main as export_command
 from training.initialise import new_network, resized
-from training.loss import balanced_loss, overlap
+from training.loss import overlap, painting_loss
 from training.mixtures import bundled_mixture, held_out_maker
 from training.muon import orthogonal
 from training.painting import answer, hidden_patches, loss_of_answers, loss_of_hidden
-from training.recipe import BUNDLED, Recipe, Stage, bundled_config, fine_tuning
+from training.recipe import BUNDLED, OVERLAP, Recipe, Stage, bundled_config, fine_tuning
 from training.scenes import SceneMaker
 from training.snapshot import Snapshot, follow
 from training.train import Run
@@ -63,38 +64,77 @@ def tiny_run(
     return Run(recipe, make_scenes, judge, out, start=TINY, resume=resume, device=device)
 
 
+BLACK = torch.zeros(1, 10, 10, dtype=torch.uint8)
+
+
 def test_object_and_background_weigh_the_same_however_small_the_object() -> None:
     area = torch.zeros(1, 10, 10, dtype=torch.bool)
     area[0, 0, :2] = True
     wanted = torch.zeros(1, 3, 10, 10)
-    object_wrong, background_wrong = wanted + 3.0 * area, wanted + 3.0 * ~area
-    assert balanced_loss(object_wrong, wanted, area) == pytest.approx(
-        balanced_loss(background_wrong, wanted, area).item()
-    )
-    plain = [balanced_loss(painted, wanted, area, balance=0.0) for painted in (object_wrong, background_wrong)]
-    assert plain[1] == pytest.approx(49 * plain[0].item())
+    losses = [painting_loss(wanted + 3.0 * wrong, wanted, area, BLACK).item() for wrong in (area, ~area)]
+    assert losses[0] == pytest.approx(losses[1])
 
 
-def test_the_loss_of_a_perfect_answer_is_zero() -> None:
-    wanted = torch.randn(2, 3, 4, 4)
-    assert balanced_loss(wanted, wanted, torch.rand(2, 4, 4) > 0.5) == 0
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_the_loss_of_a_perfect_answer_is_zero(balance: float) -> None:
+    wanted, labels = torch.randn(2, 3, 4, 4), torch.rand(2, 4, 4) > 0.5
+    assert painting_loss(wanted, wanted, labels, labels, balance=balance) == 0
 
 
 def test_every_class_of_a_pair_weighs_the_same() -> None:
     labels = torch.zeros(1, 10, 10, dtype=torch.uint8)
     labels[0, 0, 0], labels[0, 5:] = 2, 1
     wanted = torch.zeros(1, 3, 10, 10)
-    losses = [balanced_loss(wanted + 3.0 * (labels == label), wanted, labels).item() for label in range(3)]
+    losses = [painting_loss(wanted + 3.0 * (labels == label), wanted, labels, BLACK).item() for label in range(3)]
     assert losses == pytest.approx([losses[0]] * 3)
 
 
-def test_pixels_that_are_not_counted_do_not_matter() -> None:
+@pytest.mark.parametrize("balance", [0.0, 1.0])
+def test_pixels_that_are_not_counted_do_not_matter(balance: float) -> None:
     labels, wanted = torch.zeros(1, 4, 4, dtype=torch.uint8), torch.zeros(1, 3, 4, 4)
     counted = torch.zeros(1, 4, 4, dtype=torch.bool)
     counted[0, 0] = True
+    painted, found = wanted.clone(), labels.clone()
+    painted[:, :, 1:], found[:, 1:] = 9.0, 1
+    assert painting_loss(painted, wanted, labels, found, counted=counted, balance=balance) == 0
+
+
+def overlap_loss(labels: Tensor, found: Tensor, wrong: tuple[int, ...]) -> float:
+    """Of an answer that is off by one (smooth-L1: 1 - beta / 2) at these places of the first row."""
+    wanted = torch.zeros(1, 3, *labels.shape[1:])
     painted = wanted.clone()
-    painted[:, :, 1:] = 9.0
-    assert balanced_loss(painted, wanted, labels, counted=counted) == 0
+    painted[..., 0, list(wrong)] = 1.0
+    return painting_loss(painted, wanted, labels, found, balance=0.0).item() / 0.75
+
+
+def test_a_pixel_weighs_what_the_overlap_loses_by_it() -> None:
+    labels, found = BLACK.clone(), BLACK.clone()
+    labels[0, 0, :5] = 1  # 5 pixels of 100
+    found[0, 0, 2:9] = 1  # 3 of them, and 4 false ones: the union is 9, the overlap 1 / 3
+    assert overlap_loss(labels, found, (0,)) == pytest.approx(1 / 9)  # missed
+    assert overlap_loss(labels, found, (6,)) == pytest.approx(1 / 3 / 9)  # false
+    assert overlap_loss(labels, found, (0, 6, 7)) == pytest.approx((1 + 2 / 3) / 9)
+
+
+def test_a_false_pixel_still_costs_where_all_is_wrong() -> None:
+    labels, found = BLACK.clone(), BLACK.clone()
+    labels[0, 0, :5], found[0, 0, 5:] = 1, 1
+    assert overlap_loss(labels, found, (5,)) == pytest.approx(0.25 / 10)
+
+
+def test_an_absent_thing_costs_by_what_is_marked_of_it() -> None:
+    found = BLACK.clone()
+    found[0, 0] = 1
+    assert overlap_loss(BLACK, found, tuple(range(10))) == pytest.approx(0.5)
+    found[0, 0, 1:] = 0
+    assert overlap_loss(BLACK, found, (0,)) == pytest.approx(0.5 / 2)  # nearly empty: less and less
+
+
+def test_of_two_things_each_has_its_own_overlap() -> None:
+    labels = BLACK.clone()
+    labels[0, 0, :2], labels[0, 1:5] = 2, 1
+    assert overlap_loss(labels, labels, (0,)) == pytest.approx(1 / 2 / 2)  # the mean of two overlaps
+    assert overlap_loss(labels, labels, (5,)) == pytest.approx((1 / 2 + 1 / 40) / 2 / 2)
 
 
 def test_overlap_counts_shared_over_all() -> None:
@@ -214,7 +254,7 @@ def test_the_bundled_recipe_covers_the_whole_run_in_growing_pictures() -> None:
     assert sizes == sorted(sizes)
     assert BUNDLED.stages[-1].until == 1.0
     assert bundled_config(sizes[-1]).half_size == (sizes[-1], sizes[-1])
-    assert fine_tuning(TINY, 2).stages == (Stage(1.0, 32, 2),)
+    assert fine_tuning(TINY, 2).stages == (Stage(1.0, 32, 2, OVERLAP),)
 
 
 def test_orthogonal_matrices_have_singular_values_near_one() -> None:
