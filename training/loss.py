@@ -44,7 +44,11 @@ def painting_loss(
     error = functional.smooth_l1_loss(painted.float(), wanted.float(), beta=BETA, reduction="none").mean(1)
     counts = torch.ones_like(error) if counted is None else counted.float()
     counts = counts / counts.sum((1, 2), keepdim=True).clamp(min=1)
-    weight = balance * _equal_labels(labels, counts) + (1 - balance) * _overlap_worth(labels, found, counts)
+    weight = torch.zeros_like(error)
+    if balance > 0:
+        weight = weight + balance * _equal_labels(labels, counts)
+    if balance < 1:
+        weight = weight + (1 - balance) * _overlap_worth(labels, found, counts)
     return (error * weight).sum((1, 2)).mean()
 
 

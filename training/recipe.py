@@ -9,7 +9,7 @@ import torch
 from model.config import SegGptConfig
 
 # Balance at the end of a run. The bundled weights are the mean of those of a run with 1 and of a shorter one after it
-# with 0; 0.5 itself was not run.
+# with 0; 0.5 itself was run for a short time and on other scenes alone (docs/log.md).
 OVERLAP = 0.5
 
 
