@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 import time
 from collections.abc import Callable
@@ -20,8 +18,9 @@ from model.kernels.linear import Activation, PackedLinear, QuantisedLinear, Wide
 from model.kernels.products import is_native
 from model.kernels.rows import add_norm, paint
 from model.layout import Layout
+from model.pages import release_pages, release_unused
 from model.seggpt import SegGptForImageSegmentation
-from model.weights import converted, release_pages
+from model.weights import converted
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ def prepare(model: SegGptForImageSegmentation, precision: str) -> tuple[str, str
     first = layers[0]
     assert isinstance(first, SegGptLayer)
     kernel = _fastest_attention(first.attention, config, dtype)
-    _trim()
+    release_unused()
     # The largest weight first, while nothing else is in memory.
     assert isinstance(model.decoder, SegGptDecoder)
     model.decoder = PreparedDecoder(model.decoder, pack, config, dtype)
@@ -76,7 +75,7 @@ def prepare(model: SegGptForImageSegmentation, precision: str) -> tuple[str, str
     model.model.encoder.register_module("layernorm", PreparedNorm(model.model.encoder.layernorm, dtype))
     model.model.embeddings.keep_positions()
     model.model.embeddings.float()  # its products are few, and every layer would carry their rounding on
-    _trim()
+    release_unused()
     return kernel.name if kernel else "torch", (QuantisedLinear if precision == "int8" else linear).name
 
 
@@ -218,9 +217,3 @@ def _seconds(call: Callable[[], object]) -> float:
         call()
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-def _trim() -> None:
-    """Give the system back what the C library keeps of memory that was freed, where it can be asked to."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -8,7 +8,6 @@ with `weights_only`.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import mmap
 import re
@@ -18,11 +17,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from model.pages import give_back, is_mapped_from_a_file
 
 Layout = Literal["huggingface", "original"]
 
@@ -32,8 +32,6 @@ _INDEX_SUFFIX = ".index.json"
 _ORIGINAL_KEY = "model"
 _LFS_POINTER = b"version https://git-lfs"
 _NAMED_AT_MOST = 3
-_MAPPINGS = Path("/proc/self/maps")  # Linux alone has these two
-_PAGES = Path("/proc/self/pagemap")
 _PIECE_BYTES = 16 * 2**20
 _OWN_BLOCK_BYTES = 2**20
 
@@ -137,11 +135,11 @@ def converted(
     )
     numbers = max(1, piece_bytes // tensor.element_size())
     pieces = zip(result.view(-1).split(numbers), tensor.detach().view(-1).split(numbers), strict=True)
-    is_mapped = _is_mapped_from_a_file(tensor)
+    is_mapped = is_mapped_from_a_file(tensor)
     for to, source in pieces:
         to.copy_(source)
         if is_mapped:
-            _give_back(source)
+            give_back(source)
     return result
 
 
@@ -156,57 +154,6 @@ def _block(shape: torch.Size, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(memory, dtype=dtype).view(shape)
-
-
-def release_pages(tensor: Tensor) -> None:
-    """Let the system take back the memory of a tensor that is mapped from a file, as `map_tensors` gives them.
-
-    For whoever has made something else of a weight and drops it: the pages of a file stay this process's while any
-    tensor of that file lives. Reading the tensor again reads the file again. A tensor that was changed, that is not
-    mapped from a file, or of another system than Linux, stays as it is.
-    """
-    if tensor.is_contiguous() and _is_mapped_from_a_file(tensor):
-        _give_back(tensor)
-
-
-def _is_mapped_from_a_file(tensor: Tensor) -> bool:
-    """Whether all of it lies in one private mapping of a file."""
-    if tensor.device.type != "cpu" or tensor.nbytes < mmap.PAGESIZE or not _MAPPINGS.exists():
-        return False
-    start = tensor.data_ptr()
-    for line in _MAPPINGS.read_text().splitlines():
-        # 7f12a0000000-7f12f8640000 r--p 00000000 fe:00 2228     /folder/model.safetensors
-        addresses, permissions, _, _, inode, *_ = line.split(maxsplit=5)
-        low, high = (int(address, 16) for address in addresses.split("-"))
-        if low <= start < high:
-            return start + tensor.nbytes <= high and permissions.endswith("p") and inode != "0"
-    return False
-
-
-def _give_back(tensor: Tensor) -> None:
-    """Only for tensors of which `_is_mapped_from_a_file` holds: of other memory this would erase the content."""
-    start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
-    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
-    if first < last and not _is_changed(first, last):  # a refusal costs memory only, so the result is not looked at
-        _madvise(first, last - first, mmap.MADV_DONTNEED)
-
-
-def _is_changed(first: int, last: int) -> bool:
-    """Whether any page of a private file mapping has been written to, and so is the process's own; True if in doubt."""
-    try:
-        with _PAGES.open("rb") as file:
-            file.seek(first // mmap.PAGESIZE * 8)
-            entries = np.frombuffer(file.read((last - first) // mmap.PAGESIZE * 8), dtype=np.uint64)
-    except (OSError, ValueError):
-        return True
-    # Bits of an entry: 63 is in memory, 62 is swapped out, 61 belongs to a file.
-    is_there, is_of_file = entries >> np.uint64(62) != 0, entries >> np.uint64(61) & np.uint64(1) != 0
-    return len(entries) < (last - first) // mmap.PAGESIZE or bool((is_there & ~is_of_file).any())
-
-
-def _madvise(address: int, length: int, advice: int) -> None:
-    # Python's own `madvise` belongs to mappings that Python made; these are torch's.
-    ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_int(advice))
 
 
 def files_of(weights: Path) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,8 @@ from safetensors.torch import save_file
 
 from model import SegGptConfig, SegGptForImageSegmentation
 from model.checkpoint import load, resolve, save
-from model.weights import converted, map_tensors, release_pages
+from model.pages import release_pages, release_unused
+from model.weights import converted, map_tensors
 from tests.model.conftest import write_original
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +117,42 @@ def test_memory_that_is_no_file_keeps_its_content():
     release_pages(tensor)
     release_pages(tensor.view(1024, 1024).T)
     assert torch.equal(tensor, torch.arange(2.0**20))
+
+
+def resident_libraries() -> int:
+    """Bytes of unchanged pages of program libraries in this process's memory."""
+    total, is_library = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            is_library = ".so" in words[-1] and "w" not in words[1]
+        elif is_library and words[0] == "Rss:":
+            total += int(words[1]) * 1024
+        elif is_library and words[0] == "Anonymous:":
+            total -= int(words[1]) * 1024
+    return total
+
+
+@needs_proc
+def test_what_only_starting_needed_leaves_memory_and_everything_goes_on():
+    wanted = torch.arange(12.0).view(3, 4) @ torch.arange(8.0).view(4, 2)
+    before = resident_libraries()
+    release_unused()
+    assert resident_libraries() < before / 2
+    assert torch.equal(torch.arange(12.0).view(3, 4) @ torch.arange(8.0).view(4, 2), wanted)
+
+
+@needs_proc
+def test_a_library_that_was_changed_in_memory_keeps_its_changes(tmp_path):
+    path = tmp_path / "relocated.so"
+    path.write_bytes(bytes(4 * mmap.PAGESIZE))
+    libc = ctypes.CDLL(None)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as memory:
+        memory[5] = 7  # as a loader writes addresses, before it makes the pages read-only
+        place = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        assert libc.mprotect(ctypes.c_void_p(place), ctypes.c_size_t(len(memory)), 1) == 0  # PROT_READ
+        release_unused()
+        assert memory[5] == 7
 
 
 MEASURE = """
