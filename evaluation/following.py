@@ -31,7 +31,11 @@ from training.sources import CLASSES, Bank, Photos, load_clothing, load_emoji
 MIN_AREA = 0.02  # of the picture, of each of the two things
 NEARLY_EMPTY = 0.01
 _TWO = replace(JUDGED, busy=1.0, second=1.0, variant=0.0)
-_ABSENT = replace(JUDGED, busy=1.0, absent=1.0)
+# What is shown where the thing of the prompt is not.
+ABSENT = {
+    "other things": replace(JUDGED, busy=1.0, absent=1.0),
+    "one other thing, as large": replace(JUDGED, busy=0.0, instead=1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,16 @@ def photo_two_things(photos: Photos, count: int, seed: int = 0) -> list[TwoThing
     return found
 
 
-def absent_things(bank: Bank, photos: Photos, count: int, seed: int = 0) -> list[Question]:
-    """Things marked in the prompt that the input image does not show; it shows others."""
-    scenes = SceneMaker([(1.0, Pasted(bank, photos.pixels, _ABSENT))], Dice(seed), 0.0).batch(count, MADE_SIZE)
+def absent_things(bank: Bank, photos: Photos, count: int, pasting: Pasting, seed: int = 0) -> list[Question]:
+    """Things marked in the prompt that the input image does not show; it shows others.
+
+    Args:
+        bank, photos: held-out ones.
+        count: how many pictures.
+        pasting: must leave the thing out.
+        seed: the same seed gives the same pictures.
+    """
+    scenes = SceneMaker([(1.0, Pasted(bank, photos.pixels, pasting))], Dice(seed), 0.0).batch(count, MADE_SIZE)
     return [
         Question(
             "absent",
@@ -139,11 +150,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| two things in both pictures | pictures | both answers right | answers right |\n|---|---|---|---|")
     print(follow(network, "unseen emoji on unseen photos", made_two_things(bank, photos, given.pictures)))
     print(follow(network, "two kinds of clothes in unseen photos", photo_two_things(photos, given.pictures)))
-    marked = np.array([network(question).mean() for question in absent_things(bank, photos, given.pictures)])
-    print(
-        f"\nAbsent things ({len(marked)} pictures): {np.median(marked):.2%} of the picture marked (median), "
-        f"{(marked < NEARLY_EMPTY).mean():.0%} of the answers below {NEARLY_EMPTY:.0%}."
-    )
+    print("\n| not in the picture, which shows | pictures | marked, median | nearly empty |\n|---|---|---|---|")
+    for shown, pasting in ABSENT.items():
+        marked = np.array(
+            [network(question).mean() for question in absent_things(bank, photos, given.pictures, pasting)]
+        )
+        print(f"| {shown} | {len(marked)} | {np.median(marked):.2%} | {(marked < NEARLY_EMPTY).mean():.0%} |")
+    print(f"\nNearly empty: less than {NEARLY_EMPTY:.0%} of the picture is marked.")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ from training.windows import SamePhoto, TwoPhotos
 
 DRAWN_SEED = 4  # of creatures and the like: the same in every process and in every resumption
 HELD_OUT_SEED = 5  # of drawn things that no run learns from
-JUDGED = Pasting(busy=0.65, several=0.0, absent=0.0, second=0.0, relative=0.0, own_light=0.0, landscape=0.0)
+JUDGED = Pasting(
+    busy=0.65, several=0.0, absent=0.0, instead=0.0, second=0.0, relative=0.0, own_light=0.0, landscape=0.0
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Shares:
     shapes: float = 0.06
     letters: float = 0.04
     random_colours: float = 0.25
+    strangers: float = 0.3  # of pasted and of single things: the input image is one of photos that do not show them
 
 
 def bundled_mixture(
@@ -88,17 +91,23 @@ def bundled_mixture(
     photos = photos.to(device)
     views = load_photos(data / "photos").to(device) if (data / "photos").is_dir() else None
     backgrounds = torch.cat([shown.pixels for shown in (photos, things, views) if shown is not None])
+    pasted = Pasted(Bank.joined(collections).to(device), backgrounds, pasting)
+    clothing, people = TwoPhotos(photos, CLASSES, shares.elsewhere), TwoPhotos(photos, PEOPLE)
     mixture: list[tuple[float, Source]] = [
-        (shares.pasted, Pasted(Bank.joined(collections).to(device), backgrounds, pasting)),
+        (shares.pasted, pasted),
         (shares.same_photo, SamePhoto(photos)),
-        (shares.clothing, TwoPhotos(photos, CLASSES, shares.elsewhere)),
-        (shares.people, TwoPhotos(photos, PEOPLE)),
+        (shares.clothing, clothing),
+        (shares.people, people),
     ]
+    # Not the other way round: pasted scenes have these photos for backgrounds.
+    strange: list[tuple[Source, Source]] = [(pasted, clothing), (pasted, people)]
     if things is not None:
-        mixture.append((shares.things, TwoPhotos(things, CLASSES, shares.elsewhere)))
+        kinds = TwoPhotos(things, CLASSES, shares.elsewhere)
+        mixture.append((shares.things, kinds))
+        strange += [(pasted, kinds), (kinds, clothing), (kinds, people)]
     if views is not None:
         mixture.append((shares.photos, SamePhoto(views)))
-    return SceneMaker(mixture, dice, shares.random_colours)
+    return SceneMaker(mixture, dice, shares.random_colours, shares.strangers, strange)
 
 
 @cache

@@ -1,7 +1,8 @@
 """Pairs of pictures on which cut-outs were pasted: emoji, pieces of photos, drawn creatures, shapes, letters.
 
 The input image shows the same cut-out, a variant of it (the kind has several) or a relative (a neighbouring kind),
-once or several times, elsewhere and otherwise lit, among distractors; or it does not show it at all.
+once or several times, elsewhere and otherwise lit, among distractors; or it does not show it at all, or something else
+in its stead.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Pasting:
     variant: float = 0.45  # each copy of the thing is any picture of its kind
     relative: float = 0.15  # the input image's thing is of a neighbouring kind
     several: float = 0.25  # there may be more than one copy
-    absent: float = 0.45  # of busy scenes: the input image does not show the thing
+    absent: float = 0.35  # of busy scenes: the input image does not show the thing
+    instead: float = 0.12  # of the others: the input image shows another thing as large as that one, and not that
     second: float = 0.15  # of busy scenes: a distractor is a class of its own
     own_light: float = 0.35  # the things of the two halves are recoloured apart, not alike
     plain: float = 0.15  # backgrounds of noise
@@ -54,7 +56,13 @@ class Pasted:
         labels = torch.zeros(count, _LAYERS, dtype=torch.uint8, device=dice.device)
         labels[:, DISTRACTORS:] = THING
         labels[:, :1] = OTHER * (crowd[:, :1] & dice.chance(pasting.second, count, 1))
-        sprites = self._sprites(dice, count, examples)
+        sprites, named = self._sprites(dice, count, examples), [labels] * (1 + examples)
+        if pasting.instead:  # else no number is drawn: the held-out sets of a seed stay what they were
+            replaced = ~absent & dice.chance(pasting.instead, count, 1)
+            sprites[1][:, DISTRACTORS:] = torch.where(
+                replaced, self._any(dice, count)[:, None], sprites[1][:, DISTRACTORS:]
+            )
+            named[1] = torch.where(replaced & (labels == THING), 0, labels)
         # Alone on a picture, a thing is as large as photographers make it.
         scale = torch.exp(dice.uniform(-1.1, 0.15, count, 1))
         scale = torch.where(busy, scale * 0.85, scale.clamp(min=0.4))
@@ -62,22 +70,27 @@ class Pasted:
         backgrounds = self._backgrounds(dice, count, size)
         backgrounds += [self._backgrounds(dice, count, size)[0] for _ in range(examples - 1)]
         composed = []
-        for place, (picture, background) in enumerate(zip(sprites, backgrounds, strict=True)):
+        for place, (picture, background, meant) in enumerate(zip(sprites, backgrounds, named, strict=True)):
             is_input = place == 1
             own = (scale * torch.exp(dice.normal(0.22, count, COPIES))).clamp(0.2, 1.25)
             own = own / copies.sum(1, keepdim=True).sqrt()
             widths = torch.cat([dice.uniform(0.2, 0.6, count, DISTRACTORS), own], 1)
             shown = torch.cat([crowd, copies & ~absent if is_input else copies], 1)
             light = other_tint if is_input else tint
-            composed.append(self._composed(dice, background, picture, widths, shown, labels, light))
-        image, named = composed.pop(1)
+            composed.append(self._composed(dice, background, picture, widths, shown, meant, light))
+        image, shown_labels = composed.pop(1)
         prompt_images, prompt_labels = zip(*composed, strict=True)
         return Halves(
             neighbouring(prompt_images),
             neighbouring(prompt_labels),
             same_input(image, examples),
-            same_input(named, examples),
+            same_input(shown_labels, examples),
         )
+
+    def _any(self, dice: Dice, count: int) -> Tensor:
+        """(count,) cut-outs of any kind."""
+        kind = self.bank.kinds(dice, count)
+        return self.bank.sprites.first[kind] + dice.below(self.bank.sprites.count[kind])
 
     def _sprites(self, dice: Dice, count: int, examples: int) -> list[Tensor]:
         """Which cut-outs may be seen, distractors first: (count, 6) int64 each.
@@ -98,8 +111,7 @@ class Pasted:
             )
             for own, same in ((kind, one), (neighbour, two), *[(kind, one)] * (examples - 1))
         ]
-        crowd_kind = self.bank.kinds(dice, count * DISTRACTORS)
-        crowd = (bank.first[crowd_kind] + dice.below(bank.count[crowd_kind])).view(count, DISTRACTORS)
+        crowd = self._any(dice, count * DISTRACTORS).view(count, DISTRACTORS)
         # Mostly the same distractors in both halves, so that only the prompt mask says which thing is meant.
         stay = dice.chance(0.7, count, 1)
         crowds = [

@@ -101,18 +101,33 @@ def paint(labels: Tensor, colours: Tensor) -> Tensor:
 class SceneMaker:
     """Composes batches from a mixture of sources; the same seed gives the same scenes."""
 
-    def __init__(self, mixture: Sequence[tuple[float, Source]], dice: Dice, random_colours: float = 0.3) -> None:
+    def __init__(
+        self,
+        mixture: Sequence[tuple[float, Source]],
+        dice: Dice,
+        random_colours: float = 0.3,
+        strangers: float = 0.0,
+        strange: Sequence[tuple[Source, Source]] = (),
+    ) -> None:
         """Take the sources.
 
         Args:
             mixture: (share, source), shares of any sum.
             dice: where every random number comes from.
             random_colours: share of the masks that are not white on black, in [0, 1].
+            strangers: share in [0, 1] of the scenes that get the input image of another one, drawn at random, with
+                nothing to mark, if `strange` has their sources.
+            strange: (first, second) of the mixture: the second's input images do not show what the first asks for.
         """
         self.sources = [source for _, source in mixture]
         shares = torch.tensor([share for share, _ in mixture])
         self.bounds = (shares.cumsum(0) / shares.sum())[:-1].to(dice.device)
-        self.dice, self.random_colours = dice, random_colours
+        self.dice, self.random_colours, self.strangers = dice, random_colours, strangers
+        number = {id(source): place for place, source in enumerate(self.sources)}
+        self.is_strange = torch.zeros(len(number), len(number), dtype=torch.bool)
+        for first, second in strange:
+            self.is_strange[number[id(first)], number[id(second)]] = True
+        self.is_strange = self.is_strange.to(dice.device)
 
     def batch(self, count: int, size: int, examples: int = 1) -> Scenes:
         """Compose `count` scenes with halves of size x size pixels; see Source.halves."""
@@ -124,6 +139,8 @@ class SceneMaker:
             if len(rows)
         ]
         whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])}
+        if self.strangers:  # else no number is drawn: the held-out sets of a seed stay what they were
+            self._swap(whole, drawn.sort()[0], examples)
         # A random order, the fair ones first.
         fair = _fair(whole["prompt_labels"], whole["labels"]).view(total, examples).all(1)
         order = torch.argsort(self.dice.uniform(0, 1, total) - fair.float())[:count]
@@ -133,6 +150,15 @@ class SceneMaker:
         chosen["image"], chosen["prompt_image"] = same_input(lit, examples), self._lit(chosen["prompt_image"])
         colours = self._colours((chosen["prompt_labels"] == OTHER).view(count, -1).any(1))
         return Scenes(**chosen, colours=same_input(colours, examples))
+
+    def _swap(self, whole: dict[str, Tensor], sources: Tensor, examples: int) -> None:
+        """Give some scenes the input image of a stranger, in place; `sources` are (scenes,) their numbers."""
+        partner = torch.argsort(self.dice.uniform(0, 1, len(sources)))
+        swapped = self.is_strange[sources, sources[partner]] & self.dice.chance(self.strangers, len(sources))
+        chosen = same_input(swapped, examples)[:, None, None]
+        others = same_input(whole["image"][::examples][partner], examples)
+        whole["image"] = torch.where(chosen[:, None], others, whole["image"])
+        whole["labels"] = torch.where(chosen, 0, whole["labels"])
 
     def _lit(self, image: Tensor) -> Tensor:
         """Other light, less focus now and then, and some noise."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.following import absent_things, follow, made_two_things, main, photo_two_things
+from evaluation.following import ABSENT, absent_things, follow, made_two_things, main, photo_two_things
 from evaluation.questions import Area, Question
 from tests.training.conftest import data  # noqa: F401  # a fixture
 from training.sources import Bank, Photos, load_clothing, load_emoji
@@ -47,8 +47,9 @@ def test_following_the_prompt_is_right_and_ignoring_it_is_right_once(bank: Bank,
     assert follow(ignores, "one", pictures) == "| one | 6 | 0.000 | 0.500 |"
 
 
-def test_absent_things_are_wanted_nowhere(bank: Bank, photos: Photos) -> None:
-    for question in absent_things(bank, photos, 5):
+@pytest.mark.parametrize("shown", sorted(ABSENT))
+def test_absent_things_are_wanted_nowhere(bank: Bank, photos: Photos, shown: str) -> None:
+    for question in absent_things(bank, photos, 5, ABSENT[shown]):
         assert question.examples[0].area.any()
         assert not question.area.any()
 
@@ -57,4 +58,4 @@ def test_the_command_prints_its_table(data: Path, checkpoint: Path, capsys: pyte
     main(["--data", str(data), "--checkpoint", str(checkpoint), "--pictures", "3"])
     printed = capsys.readouterr().out
     assert "| unseen emoji on unseen photos | 3 |" in printed
-    assert "Absent things (3 pictures):" in printed
+    assert all(f"| {shown} | 3 | " in printed for shown in ABSENT)

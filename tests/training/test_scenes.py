@@ -11,7 +11,7 @@ from training.draw import Dice, blurred, placement, view, window
 from training.mixtures import Shares, bundled_mixture, folder_mixture, held_out_maker
 from training.pasted import Pasted, Pasting
 from training.regions import colour_regions
-from training.scenes import OTHER, THING, SceneMaker, Scenes
+from training.scenes import OTHER, THING, Halves, SceneMaker, Scenes
 from training.sources import (
     CLASSES,
     COLOURS,
@@ -110,7 +110,9 @@ def test_a_folder_of_categories_makes_pairs_of_one_category(data: Path) -> None:
 
 @pytest.mark.parametrize("source", sorted(ONLY))
 def test_scenes_of_every_source_are_in_range_and_show_what_is_asked_for(data: Path, source: str) -> None:
-    scenes = maker(data, 0, Shares(**{**ONLY, source: 1.0}, elsewhere=0.0), Pasting(absent=0.0)).batch(16, 32)
+    scenes = maker(
+        data, 0, Shares(**{**ONLY, source: 1.0}, elsewhere=0.0, strangers=0.0), Pasting(absent=0.0, instead=0.0)
+    ).batch(16, 32)
     assert len(scenes) == 16
     for images in (scenes.prompt_image, scenes.image, scenes.prompt_mask, scenes.mask):
         assert images.shape == (16, 3, 32, 32)
@@ -129,7 +131,7 @@ def test_masks_are_black_and_white_or_painted_in_colours_that_differ(data: Path)
 
 
 def test_the_thing_moves_between_the_halves(data: Path) -> None:
-    scenes = pasted(data, absent=0.0).batch(32, 32)
+    scenes = pasted(data, absent=0.0, instead=0.0).batch(32, 32)
     same = (scenes.prompt_area & scenes.area).sum((1, 2)) / (scenes.prompt_area | scenes.area).sum((1, 2))
     assert same.mean() < 0.5
 
@@ -138,6 +140,48 @@ def test_an_absent_thing_leaves_the_mask_empty(data: Path) -> None:
     scenes = pasted(data, busy=1.0, absent=1.0).batch(16, 32)
     assert scenes.prompt_area.flatten(1).any(1).all()
     assert not scenes.area.any()
+
+
+def test_another_thing_in_its_stead_is_not_marked(data: Path) -> None:
+    shown, instead = (pasted(data, busy=0.0, instead=share).batch(32, 32) for share in (0.0, 1.0))
+    assert shown.area.flatten(1).any(1).all()
+    assert instead.prompt_area.flatten(1).any(1).all()
+    assert not instead.area.any()
+
+
+class Flat:
+    """Pictures of one grey, in which the left half is the thing."""
+
+    def __init__(self, grey: float) -> None:
+        self.grey = grey
+
+    def halves(self, dice: Dice, count: int, size: int, examples: int = 1) -> Halves:
+        image = torch.full((count * examples, 3, size, size), self.grey)
+        labels = torch.zeros(count * examples, size, size, dtype=torch.uint8)
+        labels[:, :, : size // 2] = THING
+        return Halves(image, labels, image, labels)
+
+
+@pytest.mark.parametrize("examples", [1, 2])
+def test_a_stranger_s_input_image_shows_nothing_of_what_is_asked_for(examples: int) -> None:
+    dark, bright = Flat(60.0), Flat(190.0)
+    maker = SceneMaker([(0.5, dark), (0.5, bright)], Dice(0), 0.0, strangers=1.0, strange=[(dark, bright)])
+    scenes = maker.batch(64, 16, examples)
+    is_prompt_bright, is_bright = (part.mean((1, 2, 3)) > 125 for part in (scenes.prompt_image, scenes.image))
+    is_stranger = ~is_prompt_bright & is_bright
+    assert not (is_prompt_bright & ~is_bright).any()  # only the given order of the two
+    assert 0.1 < is_stranger.float().mean() < 0.5
+    assert not scenes.area[is_stranger].any()
+    assert scenes.area[~is_stranger].flatten(1).any(1).all()
+    for half in (scenes.image, scenes.area, scenes.colours):  # one input half per scene
+        assert torch.equal(half[::examples].repeat_interleave(examples, 0), half)
+
+
+def test_without_strangers_no_number_is_drawn_for_them() -> None:
+    dark, bright = Flat(60.0), Flat(190.0)
+    mixture = [(0.5, dark), (0.5, bright)]
+    first, again = SceneMaker(mixture, Dice(0)), SceneMaker(mixture, Dice(0), strange=[(dark, bright)])
+    assert torch.equal(first.batch(8, 16).image, again.batch(8, 16).image)
 
 
 def test_a_window_elsewhere_is_answered_with_what_it_shows_of_the_thing(data: Path) -> None:
@@ -269,7 +313,7 @@ def test_cut_outs_are_premultiplied(data: Path) -> None:
 @pytest.mark.parametrize("source", sorted(ONLY))
 def test_two_examples_of_a_scene_share_their_input_and_show_their_own_pictures(data: Path, source: str) -> None:
     shares = Shares(**{**ONLY, source: 1.0}, elsewhere=0.0)
-    scenes = maker(data, 0, shares, Pasting(absent=0.0)).batch(8, 32, examples=2)
+    scenes = maker(data, 0, shares, Pasting(absent=0.0, instead=0.0)).batch(8, 32, examples=2)
     assert len(scenes) == 16
     for shared in (scenes.image, scenes.labels, scenes.colours):
         assert torch.equal(shared[::2], shared[1::2])
