@@ -44,8 +44,9 @@ $(READY): pyproject.toml constraints.txt
 serve: $(READY) ## run the service on SEGGPT_HOST and SEGGPT_PORT (127.0.0.1:8000)
 	@exec $(BIN)/python -m app $(ARGS)
 
+# A file's tests stay together, since they share what its fixtures start.
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest --timeout 300 $(ARGS)
+	$(BIN)/python -m pytest --timeout 300 --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(READY) ## run the tests at full ViT-L size and the long ones
 	$(BIN)/python -m pytest --timeout 1800 -m slow $(ARGS)
