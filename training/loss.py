@@ -10,7 +10,8 @@ BETA = 0.5
 _LABELS = 3
 _LEAST_WORTH = 0.25  # of a false pixel beside a missed one's, where the overlap itself is less
 _ABSENT_WORTH = 0.5  # likewise, where nothing should be marked
-_LEAST_AREA = 0.02  # of the picture: an answer that marks less of an absent thing is as good as empty
+_LEAST_AREA = 0.02  # of the picture, of a union
+_LEAST_FALSE = 0.1  # likewise, of what is marked where nothing should be: else empty answers would outweigh all others
 
 
 def painting_loss(
@@ -76,7 +77,7 @@ def _overlap_worth(labels: Tensor, found: Tensor, counts: Tensor) -> Tensor:
         both = (((labels == thing) & (found == thing)) * counts).sum((1, 2), keepdim=True)
         weight = weight + (labels == thing) * counts / union
         cost = cost + (area > 0) * (both / union).clamp(min=_LEAST_WORTH) / union
-    cost = torch.where(cost == 0, _ABSENT_WORTH / false.clamp(min=_LEAST_AREA), cost)
+    cost = torch.where(cost == 0, _ABSENT_WORTH / false.clamp(min=_LEAST_FALSE), cost)
     return (weight + outside * cost / present) / present
 
 

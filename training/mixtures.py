@@ -49,7 +49,7 @@ class Shares:
     people: float = 0.1
     things: float = 0.42  # photos of <data>/things/<category>/
     photos: float = 0.15  # two windows of one of <data>/photos/
-    elsewhere: float = 0.2  # of pairs of two photos: the second window is laid around anything
+    elsewhere: float = 0.12  # of pairs of two photos: the second window is laid around anything
     emoji: float = 0.34
     cut_outs: float = 0.3
     pieces: float = 0.12
@@ -58,7 +58,7 @@ class Shares:
     shapes: float = 0.06
     letters: float = 0.04
     random_colours: float = 0.25
-    strangers: float = 0.3  # of pasted and of single things: the input image is one of photos that do not show them
+    strangers: float = 0.15  # of pasted and of single things: the input image is one of photos that do not show them
 
 
 def bundled_mixture(

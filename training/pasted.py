@@ -29,7 +29,7 @@ class Pasting:
     variant: float = 0.45  # each copy of the thing is any picture of its kind
     relative: float = 0.15  # the input image's thing is of a neighbouring kind
     several: float = 0.25  # there may be more than one copy
-    absent: float = 0.35  # of busy scenes: the input image does not show the thing
+    absent: float = 0.3  # of busy scenes: the input image does not show the thing
     instead: float = 0.12  # of the others: the input image shows another thing as large as that one, and not that
     second: float = 0.15  # of busy scenes: a distractor is a class of its own
     own_light: float = 0.35  # the things of the two halves are recoloured apart, not alike
