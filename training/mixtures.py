@@ -127,7 +127,7 @@ def drawn_mixture(dice: Dice, drawn_seed: int = DRAWN_SEED) -> SceneMaker:
     drawn = Dice(drawn_seed)
     collections = [(0.4, creatures(drawn, 60)), (0.3, turned(drawn, 60)), (0.3, shapes(drawn, 120))]
     backgrounds = landscapes(drawn, 60, PHOTO_SIZE).to(torch.uint8).to(dice.device)
-    pasting = Pasting(busy=0.0, several=0.1, own_light=1.0)
+    pasting = Pasting(busy=0.0, several=0.1, instead=0.0, own_light=1.0)
     pasted = Pasted(Bank.joined(collections).to(dice.device), backgrounds, pasting)
     return SceneMaker([(1.0, pasted)], dice, random_colours=0.1)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.draw import Dice, blurred, placement, view, window
-from training.mixtures import Shares, bundled_mixture, folder_mixture, held_out_maker
+from training.mixtures import Shares, bundled_mixture, drawn_mixture, folder_mixture, held_out_maker
 from training.pasted import Pasted, Pasting
 from training.regions import colour_regions
 from training.scenes import OTHER, THING, Halves, SceneMaker, Scenes
@@ -182,6 +182,10 @@ def test_without_strangers_no_number_is_drawn_for_them() -> None:
     mixture = [(0.5, dark), (0.5, bright)]
     first, again = SceneMaker(mixture, Dice(0)), SceneMaker(mixture, Dice(0), strange=[(dark, bright)])
     assert torch.equal(first.batch(8, 16).image, again.batch(8, 16).image)
+
+
+def test_drawn_scenes_always_show_what_is_asked_for() -> None:
+    assert drawn_mixture(Dice(0)).batch(64, 24).area.flatten(1).any(1).all()
 
 
 def test_a_window_elsewhere_is_answered_with_what_it_shows_of_the_thing(data: Path) -> None:
