@@ -15,28 +15,30 @@ from torch import Tensor
 
 from model.config import SegGptConfig
 from model.kernels.numbers import array
-from model.kernels.products import product
+from model.kernels.products import is_batched, products
 from model.kernels.softmax import gather, gather_rows, put_back, softmax
 from model.kernels.threads import run_all
 from model.layout import Layout
 
 # Queries per block: enough for oneDNN's full rate, few enough that their logits stay in the caches.
 _BLOCK = 784
+# Logits of a group's heads that are computed together, at most: a few times the second cache of one core.
+_SMALL_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
-class _Head:
-    """One head of one group.
+class _Heads:
+    """Some heads of one group.
 
     Args:
-        number: of the head.
-        keys: ((1 + pairs) * half_tokens, head_dim), the input half first, then the prompt halves of its pairs.
-        values: (head_dim, (1 + pairs) * half_tokens).
+        first: number of the first one; the others follow it.
+        keys: (heads, (1 + pairs) * half_tokens, head_dim), the input half first, then the prompt halves of its pairs.
+        values: (heads, head_dim, (1 + pairs) * half_tokens).
         half_tokens: tokens of one half.
-        parts: the same values half by half, each (head_dim, half_tokens); only for groups of several pairs.
+        parts: the same values half by half, each (heads, head_dim, half_tokens); only for groups of several pairs.
     """
 
-    number: int
+    first: int
     keys: Tensor
     values: Tensor
     half_tokens: int
@@ -73,32 +75,42 @@ class BlockedAttention:
         targets = np.arange(pairs * prompt_tokens).reshape(pairs, prompt_tokens)
         own = np.arange(pairs * half, (pairs + layout.groups) * half).reshape(layout.groups, half)
         answers = own - pairs * (half - prompt_tokens)
+        at_once = self._at_once(layout, qkv.dtype)
 
         def piece(index: int) -> None:
-            group, number = divmod(index, self._heads)
+            group, bunch = divmod(index, self._heads // at_once)
             size, first = layout.group_sizes[group], firsts[group]
-            head = self._head(qkv, number, half, [own[group, 0], *(pair * half for pair in range(first, first + size))])
+            starts = [own[group, 0], *(pair * half for pair in range(first, first + size))]
+            heads = self._gathered(qkv, range(bunch * at_once, (bunch + 1) * at_once), half, starts)
             if size == 1:  # both halves see the same keys, and follow each other on the canvas
                 asking = np.concatenate((shown[first], own[group]))
                 where = np.concatenate((targets[first], answers[group]))
-                self._attend(qkv, asking, half - prompt_tokens, head, None, mixed, where)
+                self._attend(qkv, asking, half - prompt_tokens, heads, None, mixed, where)
                 return
             for pair in range(first, first + size) if prompt_tokens else ():
-                self._attend(qkv, shown[pair], half - prompt_tokens, head, pair - first, mixed, targets[pair])
-            self._attend(qkv, own[group], half, head, None, mixed, answers[group])
+                self._attend(qkv, shown[pair], half - prompt_tokens, heads, pair - first, mixed, targets[pair])
+            self._attend(qkv, own[group], half, heads, None, mixed, answers[group])
 
-        run_all(piece, layout.groups * self._heads)
+        run_all(piece, layout.groups * (self._heads // at_once))
         return mixed
 
-    def _head(self, qkv: Tensor, number: int, half: int, starts: list[int]) -> _Head:
+    def _at_once(self, layout: Layout, dtype: torch.dtype) -> int:
+        """How many heads share their products: all of them where calling costs as much as computing, else one."""
+        queries = min(2 * layout.half_tokens, _BLOCK)
+        logits_bytes = self._heads * 2 * layout.half_tokens * queries * dtype.itemsize
+        is_small = max(layout.group_sizes) == 1 and logits_bytes <= _SMALL_BYTES
+        enough = layout.groups >= torch.get_num_threads()
+        return self._heads if is_small and enough and is_batched(dtype) else 1
+
+    def _gathered(self, qkv: Tensor, numbers: range, half: int, starts: list[int]) -> _Heads:
         """Keys and values of the halves that begin at these rows."""
-        keys = qkv.new_empty(len(starts) * half, self._head_dim)
-        values = qkv.new_empty(self._head_dim, len(starts) * half)
-        gather(
-            array(qkv), np.array(starts), self._column(1, number), self._column(2, number), array(keys), array(values)
-        )
-        parts = tuple(part.contiguous() for part in values.split(half, dim=1)) if len(starts) > 2 else ()
-        return _Head(number, keys, values, half, parts)
+        keys = qkv.new_empty(len(numbers), len(starts) * half, self._head_dim)
+        values = qkv.new_empty(len(numbers), self._head_dim, len(starts) * half)
+        rows = np.array(starts)
+        for number, own_keys, own_values in zip(numbers, array(keys), array(values), strict=True):
+            gather(array(qkv), rows, self._column(1, number), self._column(2, number), own_keys, own_values)
+        parts = tuple(part.contiguous() for part in values.split(half, dim=2)) if len(starts) > 2 else ()
+        return _Heads(numbers.start, keys, values, half, parts)
 
     def _column(self, which: int, head: int) -> int:
         """Where one head's queries (0), keys (1) or values (2) begin among the columns."""
@@ -109,7 +121,7 @@ class BlockedAttention:
         qkv: Tensor,
         asking: np.ndarray[Any, Any],
         first: int,
-        head: _Head,
+        heads: _Heads,
         pair: int | None,
         mixed: Tensor,
         answers: np.ndarray[Any, Any],
@@ -120,28 +132,31 @@ class BlockedAttention:
             qkv: as `__call__`'s.
             asking: rows of `qkv` whose queries ask; they follow each other on the canvas.
             first: the first one's place there, in tokens.
-            head: whose keys and values.
+            heads: whose keys and values.
             pair: of the group; None for all keys.
             mixed: what `__call__` gives, written.
             answers: rows of `mixed`, one for each of `asking`.
         """
-        half = head.half_tokens
+        half, count = heads.half_tokens, len(heads.keys)
         for start in range(0, len(asking), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            block = qkv.new_empty(len(asking[rows]), self._head_dim)
-            gather_rows(array(qkv), asking[rows], self._column(0, head.number), array(block))
+            block = qkv.new_empty(count, len(asking[rows]), self._head_dim)
+            for head, queries in enumerate(array(block)):
+                gather_rows(array(qkv), asking[rows], self._column(0, heads.first + head), queries)
             if pair is None:
-                logits = product(head.keys, block)
-                own, others = logits[:half], logits[half:]
+                logits = products(heads.keys, block)
+                own, others = logits[:, :half], logits[:, half:]
             else:
-                own = product(head.keys[:half], block)
-                others = product(head.keys[(1 + pair) * half : (2 + pair) * half], block)
-            terms = own[:0] if self._tables is None else product(self._tables, block)
-            factors = np.empty(len(block), np.float32)
+                own = products(heads.keys[:, :half], block)
+                others = products(heads.keys[:, (1 + pair) * half : (2 + pair) * half], block)
+            terms = own[:, :0] if self._tables is None else products(self._tables.expand(count, -1, -1), block)
+            factors = np.empty((count, block.shape[1]), np.float32)
             place = (self._scale, first + start, self._rows, self._columns)
-            softmax(array(own), array(others), array(terms), *place, factors)
+            for one in zip(array(own), array(others), array(terms), factors, strict=True):
+                softmax(*one[:3], *place, one[3])
             if pair is None:
-                outputs = product(head.values, logits.t())
+                outputs = products(heads.values, logits.mT)
             else:
-                outputs = product(head.parts[0], own.t()) + product(head.parts[1 + pair], others.t())
-            put_back(array(outputs), factors, answers[rows], self._column(0, head.number), array(mixed))
+                outputs = products(heads.parts[0], own.mT) + products(heads.parts[1 + pair], others.mT)
+            for head, (output, factor) in enumerate(zip(array(outputs), factors, strict=True)):
+                put_back(output, factor, answers[rows], self._column(0, heads.first + head), array(mixed))
