@@ -41,8 +41,8 @@ PLACES = (
     (r"", "rest"),
 )
 """Modules by name, and the part that their own time, without that of modules within them, belongs to."""
-INSIDE = {"product": "attention products", "softmax": "softmax pass"}
-"""What a kernel's module calls its product and its pass. The position terms are products among the others."""
+INSIDE = {"products": "attention products", "softmax": "softmax pass"}
+"""What a kernel's module calls its products and its pass. The position terms are products among the others."""
 PASSES = {"quantise_rows": "int8 to and fro", "rescale_rows": "int8 to and fro"}
 """What linear layers call beside their product, by its name in `model.kernels.linear`."""
 PARTS = tuple(dict.fromkeys((*(part for _, part in PLACES), *INSIDE.values(), *PASSES.values())))
@@ -131,7 +131,7 @@ class _TimedKernel:
 
 
 def _watch_inside(module: ModuleType, inside: dict[str, list[float]], undo: ExitStack) -> None:
-    """Replace a kernel module's product, passes and thread pool by ones that note their seconds."""
+    """Replace a kernel module's products, passes and thread pool by ones that note their seconds."""
 
     def timed(function: Callable[..., Any], part: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
