@@ -22,7 +22,7 @@ from model.layout import Layout
 
 # Queries per block: enough for oneDNN's full rate, few enough that their logits stay in the caches.
 _BLOCK = 784
-# Logits of a group's heads that are computed together, at most: a few times the second cache of one core.
+# Logits of a group's heads that are computed together, at most: about twice the second cache of one core.
 _SMALL_BYTES = 2 << 20
 
 
@@ -152,8 +152,8 @@ class BlockedAttention:
             terms = own[:, :0] if self._tables is None else products(self._tables.expand(count, -1, -1), block)
             factors = np.empty((count, block.shape[1]), np.float32)
             place = (self._scale, first + start, self._rows, self._columns)
-            for one in zip(array(own), array(others), array(terms), factors, strict=True):
-                softmax(*one[:3], *place, one[3])
+            for *arrays, factor in zip(array(own), array(others), array(terms), factors, strict=True):
+                softmax(*arrays, *place, factor)
             if pair is None:
                 outputs = products(heads.values, logits.mT)
             else:
