@@ -1,6 +1,6 @@
 """Pictures and masks -> cells, the small pictures that the network takes. Sizes are (height, width).
 
-Pillow resizes; numpy sees only what is small already.
+numpy sees only what is small already.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from app.bicubic import bicubic
 from app.errors import InvalidLabels
 from app.labels import Labels, hexadecimal, palette
 
@@ -32,9 +33,8 @@ def to_cell(
     Returns:
         (h, w, 3) uint8, RGB in [0, 255].
     """
-    height, width = size
-    # Neither reducing_gap nor draft: both are faster and change pixels.
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box))
+    # Neither Pillow's reducing_gap nor its draft: both are faster and change pixels.
+    return bicubic(image, size, box)
 
 
 def mask_to_cell(mask: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -111,5 +111,7 @@ def stitched(pictures: Sequence[NDArray[np.uint8]], *, are_masks: bool) -> NDArr
     height, width = pictures[0].shape[:2]
     filled = [pictures[number % len(pictures)] for number in range(side * side)]
     rows = [np.concatenate(filled[row * side : (row + 1) * side], axis=1) for row in range(side)]
-    resample = Image.Resampling.NEAREST if are_masks else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(np.concatenate(rows)).resize((width, height), resample))
+    whole = Image.fromarray(np.concatenate(rows))
+    if not are_masks:
+        return bicubic(whole, (height, width))
+    return np.asarray(whole.resize((width, height), Image.Resampling.NEAREST))

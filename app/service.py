@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from app import bicubic
 from app.batcher import Batcher, cells_needed
 from app.codecs import Codecs
 from app.errors import DeadlineExceeded, Draining, NotReady, OtherCheckpoint, Problem
@@ -169,9 +171,12 @@ class Service:
         )
 
     async def _open(self) -> None:
+        # One of the threads that will resize: what comes before it is done waits there.
+        compiling = asyncio.create_task(self.codecs.run([bicubic.prepare], math.inf), name="compile")
         try:
             self._prepared = await _prepare(self.settings)
             self._wire(self._prepared)
+            await compiling
         except (_StartError, OSError) as error:
             self._fail(str(error))
 
