@@ -41,6 +41,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 	@echo "setup: done"
 
+# Large pages for decoded photos, as in the Dockerfile.
+serve: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 serve: $(READY) ## run the service on SEGGPT_HOST and SEGGPT_PORT (127.0.0.1:8000)
 	@exec $(BIN)/python -m app $(ARGS)
 

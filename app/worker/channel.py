@@ -24,7 +24,8 @@ WORKER_SETTINGS: Mapping[str, str] = {
     ":glibc.malloc.trim_threshold=4294967296",
     "GOMP_SPINCOUNT": "10000",
 }
-"""What libraries under torch read when a process starts, and a worker starts with unless the user set it."""
+"""What libraries under torch read when a process starts; a worker starts with it, but for what the user set."""
+_TUNABLES = "GLIBC_TUNABLES"
 
 
 class WorkerGoneError(Exception):
@@ -147,11 +148,15 @@ class WorkerChannel:
 def child_environment() -> dict[str, str]:
     """This process's environment, so that the child finds the same `app` wherever it was imported from.
 
-    And with WORKER_SETTINGS, of which a user's own values stay and which other libraries ignore. glibc is told to keep
-    memory: a forward allocates the same large blocks again and again, and giving each back to the kernel costs the page
-    faults of taking it anew. OpenMP's threads are told to sleep soon after their work: by default they spin for
-    milliseconds, on cores that the threads of our own kernels and of decoding could use.
+    And with WORKER_SETTINGS, of which a user's own values stay, each of glibc's by itself, and which other libraries
+    ignore. glibc is told to keep memory: a forward allocates the same large blocks again and again, and giving each
+    back to the kernel costs the page faults of taking it anew. OpenMP's threads are told to sleep soon after their
+    work: by default they spin for milliseconds, on cores that the threads of our kernels and of decoding could use.
     """
     root = str(Path(app.__file__).parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**WORKER_SETTINGS, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    tunables: dict[str, str] = {}
+    for entries in (WORKER_SETTINGS[_TUNABLES], os.environ.get(_TUNABLES, "")):
+        tunables |= {entry.partition("=")[0]: entry for entry in entries.split(":") if entry}
+    merged = {_TUNABLES: ":".join(tunables.values()), "PYTHONPATH": os.pathsep.join(paths)}
+    return {**WORKER_SETTINGS, **os.environ, **merged}

@@ -25,11 +25,14 @@ def test_a_child_finds_this_app_wherever_it_is_started(tmp_path, monkeypatch: py
     assert done.stdout == "True\n"
 
 
-def test_glibc_is_told_to_keep_memory_unless_the_user_said_otherwise(monkeypatch: pytest.MonkeyPatch):
+def test_glibc_is_told_to_keep_memory_but_for_what_the_user_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    assert "mmap_threshold" in child_environment()["GLIBC_TUNABLES"]
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
-    assert child_environment()["GLIBC_TUNABLES"] == "glibc.malloc.check=1"
+    ours = dict(entry.split("=") for entry in child_environment()["GLIBC_TUNABLES"].split(":"))
+    assert ours["glibc.malloc.hugetlb"] == "1"
+    assert "glibc.malloc.mmap_threshold" in ours
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1:glibc.malloc.hugetlb=0")
+    both = dict(entry.split("=") for entry in child_environment()["GLIBC_TUNABLES"].split(":"))
+    assert both == {**ours, "glibc.malloc.check": "1", "glibc.malloc.hugetlb": "0"}
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc ignores the variable")
