@@ -49,8 +49,9 @@ def decode(levels: Pixels, labels: Labels, threshold: float | None) -> ClassMap:
     """
     least = (DEFAULT_THRESHOLD if threshold is None else threshold) * 255
     if len(labels) == 1:
-        grey = levels[..., _GREY]
-        index = np.where(grey > least, np.uint8(labels[0].index), np.uint8(0))
+        grey = np.ascontiguousarray(levels[..., _GREY])
+        # Above 127.5 is above 127 for whole numbers, and bytes are compared and multiplied by vectors; np.where is not.
+        index = (grey > np.uint8(int(least))).view(np.uint8) * np.uint8(labels[0].index)
         return ClassMap(index, _where(index, grey), labels, {labels[0].index: grey})
     soft = SoftMaps(levels, labels)
     place, value = soft.nearest()
@@ -179,7 +180,7 @@ class _Renamed(Mapping[int, Pixels]):
 
 
 def _where(index: Pixels, score: Pixels) -> Pixels:
-    return np.where(index > 0, score, np.uint8(0))
+    return (index > 0).view(np.uint8) * score
 
 
 def _levels_of(share: NDArray[np.float32]) -> Pixels:

@@ -46,7 +46,8 @@ def binarise(grey: Grey, threshold: float) -> Grey:
     Returns:
         (h, w) uint8, 0 and 255.
     """
-    return np.where(grey > threshold * 255, np.uint8(255), np.uint8(0))
+    # Above 127.5 is above 127 for whole numbers, and bytes are compared and multiplied by vectors; np.where is not.
+    return (grey > np.uint8(int(threshold * 255))).view(np.uint8) * np.uint8(255)
 
 
 def encode_mask(grey: Grey, size: tuple[int, int], threshold: float) -> bytes:

@@ -7,12 +7,12 @@ above" for the others. Sizes are (height, width).
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng import zlib_ng
 
 Bytes = NDArray[np.uint8]
 
@@ -27,11 +27,6 @@ _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _FILTER_NONE: Final = 0
 _FILTER_SUB: Final = 1
 _FILTER_UP: Final = 2
-_ZLIB_HEADER: Final = b"\x78\x01"
-_ADLER: Final = 65521
-_MOST_AT_ONCE: Final = 32
-# From about so many bytes for each distinct row on, putting the stream together is faster than compressing all of it.
-_WORTH_REPEATING_BYTES: Final = 16_000
 
 
 def encode_repeated(
@@ -57,19 +52,16 @@ def encode_repeated(
     table = colours if kind == RGB else None
     palette = colours if kind == PALETTE else None
     depth = 8 * pixels.dtype.itemsize
-    new_rows = np.flatnonzero(is_new)
     row_bytes = len(columns) * (3 if kind == RGB else depth // 8)
-    if height * row_bytes > _WORTH_REPEATING_BYTES * len(new_rows):
-        repeats = np.diff(new_rows, append=height) - 1
-        distinct = _scanlines(pixels, rows[new_rows], columns, table)
-        return _png(size, kind, _deflated_repeats(distinct, repeats.tolist()), depth, palette)
     deflate = _deflate()
     parts = []
+    as_above = np.zeros((STRIP_ROWS, 1 + row_bytes), np.uint8)
+    as_above[:, 0] = _FILTER_UP
     for top in range(0, height, STRIP_ROWS):
         news = is_new[top : top + STRIP_ROWS]
-        scanlines = np.zeros((len(news), 1 + row_bytes), np.uint8)
-        scanlines[:, 0] = _FILTER_UP
+        scanlines = as_above[: len(news)]
         if news.any():
+            scanlines = scanlines.copy()
             scanlines[news] = _scanlines(pixels, rows[top : top + STRIP_ROWS][news], columns, table)
         parts.append(deflate.compress(scanlines.data))
     return _png(size, kind, b"".join(parts) + deflate.flush(), depth, palette)
@@ -110,45 +102,9 @@ def _subtracted(samples: Bytes, pixel_bytes: int) -> Bytes:
     return scanlines
 
 
-def _deflated_repeats(distinct: Bytes, repeats: list[int]) -> bytes:
-    """The zlib stream of rows and their repetitions, without passing over the repetitions.
-
-    Between two full flushes a deflate stream refers to nothing before it, so n repetitions, which are always the same
-    bytes, are compressed once and put in wherever they are needed. Source: RFC 1950, RFC 1951.
-
-    Args:
-        distinct: (rows, 1 + bytes of a row) uint8 scanlines.
-        repeats: after each of them, how many scanlines repeat it.
-    """
-    deflate = _deflate(raw=True)
-    same = (bytes([_FILTER_UP]) + bytes(distinct.shape[1] - 1)) * _MOST_AT_ONCE
-    known: dict[int, tuple[bytes, int, int]] = {}
-    stream, checksum = [_ZLIB_HEADER], 1
-    for row, count in zip(distinct, repeats, strict=True):
-        stream.append(deflate.compress(row.data) + deflate.flush(zlib.Z_FULL_FLUSH))
-        checksum = _joined_checksum(checksum, zlib.adler32(row.data), len(row))
-        for number in [_MOST_AT_ONCE] * (count // _MOST_AT_ONCE) + [count % _MOST_AT_ONCE]:
-            if number not in known:
-                part = same[: number * len(row)]
-                other = _deflate(raw=True)
-                compressed = other.compress(part) + other.flush(zlib.Z_FULL_FLUSH)
-                known[number] = compressed, zlib.adler32(part), len(part)
-            compressed, adler, length = known[number]
-            stream.append(compressed)
-            checksum = _joined_checksum(checksum, adler, length)
-    return b"".join([*stream, deflate.flush(), struct.pack(">I", checksum)])
-
-
-def _joined_checksum(first: int, second: int, second_length: int) -> int:
-    """Adler-32 of two pieces of data from those of each. Source: RFC 1950, section 8.2."""
-    low = ((first & 0xFFFF) + (second & 0xFFFF) - 1) % _ADLER
-    high = ((first >> 16) + (second >> 16) + second_length * ((first & 0xFFFF) - 1)) % _ADLER
-    return high << 16 | low
-
-
-def _deflate(*, raw: bool = False) -> zlib._Compress:
-    """Run-length only: masks are runs, and photographs under a filter compress as well and twice as fast."""
-    return zlib.compressobj(level=1, wbits=-15 if raw else 15, memLevel=9, strategy=zlib.Z_RLE)
+def _deflate() -> zlib_ng._Compress:
+    """Run-length only: masks are runs, and photographs under a filter hardly compress better any other way."""
+    return zlib_ng.compressobj(level=1, memLevel=9, strategy=zlib_ng.Z_RLE)
 
 
 def _png(size: tuple[int, int], kind: int, pixels: bytes, depth: int = 8, palette: Bytes | None = None) -> bytes:
@@ -163,5 +119,5 @@ def _png(size: tuple[int, int], kind: int, pixels: bytes, depth: int = 8, palett
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(content, zlib.crc32(name))
+    checksum = zlib_ng.crc32(content, zlib_ng.crc32(name))
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
