@@ -53,16 +53,19 @@ def bicubic(image: Image.Image, size: tuple[int, int], box: Box | None = None) -
         (h, w, 3) uint8, equal to `image.resize((w, h), Image.Resampling.BICUBIC, box)`.
 
     Raises:
-        ValueError: another mode.
+        ValueError: another mode, or a box that is empty or not within the picture.
     """
     if image.mode != "RGB":
         raise ValueError(f"got a picture of mode {image.mode}; allowed is RGB")
     left, top, right, bottom = box or (0, 0, image.width, image.height)
+    # Compiled code reads where it is told to, so nothing may lie outside.
+    if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+        raise ValueError(f"got the box {box} of a picture of {image.width}x{image.height} pixels (width x height)")
     height, width = size
     across = _weights(image.width, width, left, right)
     down = _weights(image.height, height, top, bottom)
     resized = np.empty((height, width, 3), np.uint8)
-    # Pillow's rule. The order shows in the answer, because what the first pass gives is rounded.
+    # Pillow's rule since version 13. The order shows in the answer, because what the first pass gives is rounded.
     columns_first = image.height - height > max(0, 2 * (image.width - width))
     resize = _down_and_across if columns_first else _across_and_down
     resize(_memory(image), across.first, across.values, down.first, down.values, resized)
@@ -112,9 +115,8 @@ def _weights(inner: int, outer: int, start: float, end: float) -> _Weights:
     values = np.divide(values, total, out=values, where=total != 0.0) * (1 << _PRECISION)
     whole = np.trunc(values + np.where(values < 0.0, -0.5, 0.5)).astype(np.int32)
     within = np.minimum(first, inner - len(places))
-    moved = np.zeros_like(whole)
-    for row, by in enumerate(first - within):
-        moved[row, by:] = whole[row, : len(places) - by]
+    origin = places - (first - within)[:, None]
+    moved = np.where(origin >= 0, np.take_along_axis(whole, np.maximum(origin, 0), axis=1), np.int32(0))
     return _Weights(within, moved)
 
 

@@ -85,3 +85,11 @@ def test_several_threads_resize_at_once() -> None:
 def test_another_mode_is_refused(mode: str) -> None:
     with pytest.raises(ValueError, match=f"mode {mode}; allowed is RGB"):
         bicubic(Image.new(mode, (8, 8)), (4, 4))
+
+
+@pytest.mark.parametrize(
+    "box", [(-1, 0, 4, 4), (0, 0, 9, 4), (0, 0, 4, 6.5), (2, 0, 2, 4), (0, 3, 4, 1), (0, 0, float("nan"), 4)]
+)
+def test_a_box_outside_of_the_picture_is_refused(box: Box) -> None:
+    with pytest.raises(ValueError, match="of a picture of 8x6 pixels"):
+        bicubic(noise(6, 8), (4, 4), box)
