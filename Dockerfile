@@ -35,10 +35,10 @@ LABEL org.opencontainers.image.title="SegGPT" \
     org.opencontainers.image.description="In-context segmentation as a service: SegGPT over HTTP" \
     org.opencontainers.image.version="0.1.0" \
     org.opencontainers.image.licenses="Apache-2.0"
-# GLIBC_TUNABLES: decoded photos lie in large pages; one of 12 megapixels is otherwise taken from the kernel in 12,000 pieces.
 # Nothing but downloaded checkpoints and registered prompts is ever written; the user owns their folders and nothing else.
 RUN useradd --system --uid 10001 --no-create-home --home-dir /var/cache/seggpt --shell /usr/sbin/nologin seggpt \
     && install -d -o seggpt -g seggpt /var/cache/seggpt /var/lib/seggpt
+# GLIBC_TUNABLES: decoded photos lie in large pages; one of 12 megapixels is otherwise taken from the kernel in 12,000 pieces.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -67,15 +67,13 @@ def bicubic(image: Image.Image, size: tuple[int, int], box: Box | None = None) -
     resized = np.empty((height, width, 3), np.uint8)
     # Pillow's rule since version 13. The order shows in the answer, because what the first pass gives is rounded.
     columns_first = image.height - height > max(0, 2 * (image.width - width))
-    resize = _down_and_across if columns_first else _across_and_down
-    resize(_memory(image), across.first, across.values, down.first, down.values, resized)
+    _resize(_memory(image), across.first, across.values, down.first, down.values, columns_first, resized)
     return resized
 
 
 def prepare() -> None:
     """Compile, which takes seconds where nothing has kept it from an earlier start; else the first call does it."""
-    for width, height in ((8, 8), (8, 80)):  # one for each order
-        bicubic(Image.new("RGB", (width, height)), (4, 4))
+    bicubic(Image.new("RGB", (8, 8)), (4, 4))
 
 
 def _memory(image: Image.Image) -> NDArray[np.uint32]:
@@ -217,19 +215,15 @@ def _without_fourth(picture, resized):
 
 
 @_compiled
-def _across_and_down(picture, across_first, across, down_first, down, resized):
-    top, bottom = down_first[0], down_first[-1] + down.shape[1]
-    narrow = np.empty((bottom - top, resized.shape[1]), np.uint32)
+def _resize(picture, across_first, across, down_first, down, columns_first, resized):
     small = np.empty(resized.shape[:2], np.uint32)
-    _across(picture, top, across_first, across, narrow)
-    _down(narrow, top, down_first, down, small)
-    _without_fourth(small, resized)
-
-
-@_compiled
-def _down_and_across(picture, across_first, across, down_first, down, resized):
-    low = np.empty((resized.shape[0], picture.shape[1]), np.uint32)
-    small = np.empty(resized.shape[:2], np.uint32)
-    _down(picture, 0, down_first, down, low)
-    _across(low, 0, across_first, across, small)
+    if columns_first:
+        low = np.empty((resized.shape[0], picture.shape[1]), np.uint32)
+        _down(picture, 0, down_first, down, low)
+        _across(low, 0, across_first, across, small)
+    else:
+        top, bottom = down_first[0], down_first[-1] + down.shape[1]
+        narrow = np.empty((bottom - top, resized.shape[1]), np.uint32)
+        _across(picture, top, across_first, across, narrow)
+        _down(narrow, top, down_first, down, small)
     _without_fourth(small, resized)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.labels import Label, Labels, palette
+from app.levels import above, kept
 
 Pixels = NDArray[np.uint8]
 
@@ -47,18 +48,17 @@ def decode(levels: Pixels, labels: Labels, threshold: float | None) -> ClassMap:
         threshold: in [0, 1]; a pixel belongs to its class when its soft value is above threshold * 255. None is 0.5,
             which with several classes keeps every pixel whose nearest colour is a class's.
     """
-    least = (DEFAULT_THRESHOLD if threshold is None else threshold) * 255
     if len(labels) == 1:
         grey = np.ascontiguousarray(levels[..., _GREY])
-        # Above 127.5 is above 127 for whole numbers, and bytes are compared and multiplied by vectors; np.where is not.
-        index = (grey > np.uint8(int(least))).view(np.uint8) * np.uint8(labels[0].index)
-        return ClassMap(index, _where(index, grey), labels, {labels[0].index: grey})
+        is_class = above(grey, DEFAULT_THRESHOLD if threshold is None else threshold)
+        index = kept(is_class, np.uint8(labels[0].index))
+        return ClassMap(index, kept(is_class, grey), labels, {labels[0].index: grey})
     soft = SoftMaps(levels, labels)
     place, value = soft.nearest()
     if threshold is not None and threshold > DEFAULT_THRESHOLD:
-        place = np.where(value > least, place, np.uint8(0))
+        place = kept(above(value, threshold), place)
     index = np.array([0, *(label.index for label in labels)], np.uint8)[place]
-    return ClassMap(index, _where(index, value), labels, soft)
+    return ClassMap(index, kept(index > 0, value), labels, soft)
 
 
 class SoftMaps(Mapping[int, Pixels]):
@@ -161,8 +161,8 @@ def merged(maps: Sequence[ClassMap], labels: Sequence[Labels]) -> ClassMap:
 
 def only(classes: ClassMap, label: Label) -> ClassMap:
     """The same with one class alone."""
-    index = np.where(classes.index == label.index, classes.index, np.uint8(0))
-    return replace(classes, index=index, score=_where(index, classes.score), labels=(label,))
+    is_class = classes.index == label.index
+    return replace(classes, index=kept(is_class, classes.index), score=kept(is_class, classes.score), labels=(label,))
 
 
 class _Renamed(Mapping[int, Pixels]):
@@ -177,10 +177,6 @@ class _Renamed(Mapping[int, Pixels]):
 
     def __len__(self) -> int:
         return len(self._origin)
-
-
-def _where(index: Pixels, score: Pixels) -> Pixels:
-    return (index > 0).view(np.uint8) * score
 
 
 def _levels_of(share: NDArray[np.float32]) -> Pixels:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from app import png
 from app.labels import Labels, palette
+from app.levels import above, kept
 from app.upsampling import source_indices, upsample_nearest
 
 __all__ = [
@@ -46,8 +47,7 @@ def binarise(grey: Grey, threshold: float) -> Grey:
     Returns:
         (h, w) uint8, 0 and 255.
     """
-    # Above 127.5 is above 127 for whole numbers, and bytes are compared and multiplied by vectors; np.where is not.
-    return (grey > np.uint8(int(threshold * 255))).view(np.uint8) * np.uint8(255)
+    return kept(above(grey, threshold), np.uint8(255))
 
 
 def encode_mask(grey: Grey, size: tuple[int, int], threshold: float) -> bytes:

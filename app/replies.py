@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from app.classes import ClassMap, only
@@ -16,7 +14,7 @@ from app.overlays import encode_classes_overlay
 from app.requests import Manner, Output
 from app.segments import body, instance_map
 
-_HALF = 0.5
+_ANY_CLASS = 0.0  # as a threshold of class indices: all but the background's
 
 
 def check_answerable(manner: Manner, labels: Sequence[Labels]) -> None:
@@ -81,19 +79,15 @@ def encode(
     output: Output = manner.output or ("mask" if is_one else "index")
     if output == "overlay":
         if is_one and label is None:
-            return encode_overlay(picture(), _binary(classes), _HALF)
+            return encode_overlay(picture(), classes.index, _ANY_CLASS)
         return encode_classes_overlay(picture(), classes.index, classes.labels)
     encoders: dict[Output, Callable[[], bytes]] = {
-        "mask": lambda: encode_mask(_binary(classes), size, _HALF),
+        "mask": lambda: encode_mask(classes.index, size, _ANY_CLASS),
         "soft": lambda: encode_soft(classes.soft[classes.labels[0].index], size),
         "index": lambda: encode_index(classes.index, size, classes.labels),
         "colour": lambda: encode_colour(classes.index, size, classes.labels),
     }
     return encoders[output]()
-
-
-def _binary(classes: ClassMap) -> NDArray[np.uint8]:
-    return (classes.index > 0).view(np.uint8) * np.uint8(255)
 
 
 def _shown(manner: Manner, labels: Sequence[Label]) -> Label | None:

@@ -44,12 +44,8 @@ class Server:
 async def ours(checkpoint: str, settings: Mapping[str, str]) -> AsyncIterator[Server]:
     """Our service with its defaults, but for `settings` (SEGGPT_* variables)."""
     port = _free_port()
-    own = {**settings, "SEGGPT_CHECKPOINT": checkpoint, "SEGGPT_PORT": str(port)}
-    environment = {
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-        **os.environ,
-        **own,
-    }  # as `make serve` and the Dockerfile
+    as_served = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # by `make serve` and in the Dockerfile
+    environment = {**as_served, **os.environ, "SEGGPT_CHECKPOINT": checkpoint, **settings, "SEGGPT_PORT": str(port)}
     async with _running([sys.executable, "-m", "app"], environment, port, "/health/ready") as server:
         await asyncio.sleep(_SETTLING_S)  # the larger batches warm up behind readiness
         yield server
