@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are made orthogonal before each step.
 
-torch.optim.Muon does the same in bfloat16, which processors without bfloat16 products emulate, many times slower; this
-one computes in the precision of the weights. Source: Jordan et al., "Muon", 2024; step size of arXiv:2502.16982.
+torch.optim.Muon always computes in bfloat16, which processors without bfloat16 products emulate, many times slower;
+this one only where the hardware has them. Source: Jordan et al., "Muon", 2024; step size of arXiv:2502.16982.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+from model.inference import native_precision
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
@@ -22,11 +24,12 @@ def orthogonal(matrices: Tensor) -> Tensor:
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    x = x.to(torch.bfloat16 if native_precision(x.device) == "bfloat16" else x.dtype)  # near 1 is near enough
     first, second, third = _COEFFICIENTS
     for _ in range(_ROUNDS):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=second, alpha=third), x, beta=first)
-    return x if wide else x.mT.contiguous()
+    return (x if wide else x.mT.contiguous()).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
