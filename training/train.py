@@ -25,6 +25,7 @@ from model.inference import native_precision
 from model.seggpt import SegGptForImageSegmentation
 from training.batches import AHEAD, Ahead, Composer
 from training.draw import Dice
+from training.inherit import inherited
 from training.initialise import new_network, resized
 from training.loss import overlap
 from training.muon import Muon
@@ -33,10 +34,11 @@ from training.recipe import Recipe, Stage
 from training.samples import save_samples
 from training.scenes import SceneMaker, Scenes
 from training.snapshot import Snapshot, follow
-from training.teacher import Lesson, half_grid, listening
+from training.teacher import SOURCE, Lesson, listening
 
 JUDGED_SCENES = 96  # at every report, the same each time
 JUDGE_SEED = 20
+SHOWN_PICTURES, SHOWN_SEED = 128, 21  # from which it is measured what a teacher always sees
 LOG_COLUMNS = ("pairs", "seconds", "size", "loss", "learning_rate", "held_out_iou")
 
 
@@ -77,6 +79,7 @@ class Run:
         *,
         start: SegGptForImageSegmentation | SegGptConfig,
         resume: Path | None = None,
+        teacher: str | Path = SOURCE,
         device: torch.device | None = None,
     ) -> None:
         """Set up.
@@ -88,6 +91,7 @@ class Run:
             out: folder for snapshot, log and samples; made if it is not there.
             start: a network to go on from, or the shape of a new one.
             resume: snapshot.pt of an interrupted run of this recipe; `start` then says its shape alone.
+            teacher: hub id or folder, if the recipe has one; a new network as wide begins with its blocks.
             device: where it runs; the CPU by default.
         """
         self.recipe, self.judge, self.out, self.device = recipe, judge, out, device or torch.device("cpu")
@@ -97,13 +101,17 @@ class Run:
         self.precision = recipe.precision or _fast_precision(self.device)
         self.pairs, self.steps, self.seconds = 0, 0, 0.0
         states: list[dict[str, Tensor]] = []
+        last = Snapshot.load(resume) if resume is not None else None
+        self.makers = make_scenes(Dice(0, self.device))
         self.lesson: Lesson | None = None
-        self.unlike: Tensor | None = None  # the lesson's loss of this process's last batch
+        self.unlike: Tensor | None = None  # the lesson's loss of this process's last batch that had one
+        shown: Tensor | None = None
         if recipe.taught:
             config = start if isinstance(start, SegGptConfig) else start.config
-            self.lesson = Lesson(config.hidden_size, recipe.seed).to(self.device)
-        if resume is not None:
-            last = Snapshot.load(resume)
+            self.lesson = Lesson(config.hidden_size, recipe.seed, teacher).to(self.device)
+            shown = self._shown(recipe.stages[-1].size)
+            self.lesson.teacher.measure(shown, (shown.shape[2] // config.patch_size,) * 2)
+        if last is not None:
             network = SegGptForImageSegmentation(last.config)
             network.load_state_dict(last.weights)
             self.average = last.average
@@ -112,14 +120,14 @@ class Run:
             if self.lesson is not None:
                 self.lesson.guess.load_state_dict(last.lesson)
         else:
-            network = new_network(start, recipe.seed) if isinstance(start, SegGptConfig) else start
+            network = self._begun(start, shown) if isinstance(start, SegGptConfig) else start
             self.average = network.state_dict()
         self.clock = self.seconds  # the first process's seconds, which all agree on
         self.stage = recipe.stage(self.progress)
         self._take(network)
         for optimiser, state in zip(self.optimisers, states, strict=False):
             optimiser.load_state_dict(state)
-        self.makers = make_scenes(Dice(recipe.seed * 1_000_003 + self.steps + 1009 * self.rank, self.device))
+        self.makers.dice = Dice(recipe.seed * 1_000_003 + self.steps + 1009 * self.rank, self.device)
         composer = Composer(self.makers, recipe, network.config.patch_size)
         self.batches = Ahead(composer, self.device, AHEAD if self.device.type == "cuda" else 0)
 
@@ -138,8 +146,17 @@ class Run:
             self.fast = copy.deepcopy(self.network).to(self.precision)
         self.optimisers = make_optimisers(self.network, self.recipe, self.lesson and self.lesson.guess)
         self.fresh_steps = 0
-        if self.lesson is not None:
-            self.lesson.teacher.centre(self._judged().image, half_grid(self.network))
+
+    def _shown(self, size: int) -> Tensor:
+        """Pictures as the run will show them: the same in every process and in every resumption."""
+        self.makers.dice = Dice(SHOWN_SEED, self.device)
+        return self.makers.batch(SHOWN_PICTURES, size).image
+
+    def _begun(self, config: SegGptConfig, shown: Tensor | None) -> SegGptForImageSegmentation:
+        """A new network; as wide as the teacher, it begins with the teacher's blocks."""
+        if self.lesson is not None and shown is not None and config.hidden_size == self.lesson.teacher.width:
+            return inherited(config, self.lesson.teacher, shown, self.recipe.seed)
+        return new_network(config, self.recipe.seed)
 
     def _learning(self, network: nn.Module) -> list[nn.Parameter]:
         """All that is learnt: the network, or its fast copy, and what stands beside it."""
@@ -171,10 +188,11 @@ class Run:
                 loss = loss_of_hidden(self.fast, batch.scenes, batch.kind, balance, batch.hidden)
             else:
                 loss = loss_of_answers(self.fast, batch.scenes, batch.kind, balance, batch.examples)
-        whole = loss
-        if self.lesson is not None:
+        whole, every = loss, self.recipe.taught_every if self.stage.painted else 1
+        if self.lesson is not None and self.steps % every == 0:
             unlike = self.lesson(batch.scenes, batch.examples, heard[0])
-            whole, self.unlike = loss + self.recipe.taught * unlike, unlike.detach()
+            whole = every * self.recipe.taught * unlike + (loss if self.stage.painted else 0)
+            self.unlike = unlike.detach()
         rough, exact = self._learning(self.fast), self._learning(self.network)
         for parameter in rough:
             parameter.grad = None

@@ -1,4 +1,4 @@
-"""Small pictures in the data folder's layout, drawn here: no test needs the real ones."""
+"""Small pictures in the data folder's layout and a small teacher, made here: no test needs the real ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
+from transformers import Dinov2Config, Dinov2Model
 
 CODE_POINTS = [f"1f{index:03x}" for index in range(60)]
 CATEGORIES = {"airplane": 3, "dog": 2, "snow": 2}
@@ -26,6 +28,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _categories(root / "things", dice)
     _photos(root / "photos", dice)
     return root
+
+
+@pytest.fixture(scope="session")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher's checkpoint: the published form, smaller, random weights that matter in every part."""
+    generator = torch.Generator().manual_seed(1)
+    network = Dinov2Model(
+        Dinov2Config(hidden_size=48, num_attention_heads=3, num_hidden_layers=12, patch_size=14, image_size=56)
+    )
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "lambda" in name:
+                parameter.uniform_(0.1, 0.6, generator=generator)
+            else:
+                parameter.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.15, generator=generator)
+    folder = tmp_path_factory.mktemp("dinov2")
+    network.save_pretrained(folder)
+    return folder
 
 
 def _colour(dice: np.random.Generator) -> tuple[int, ...]:

@@ -250,7 +250,8 @@ def test_the_learning_rate_rises_and_falls_to_zero(data: Path, tmp_path: Path) -
 
 
 def test_the_bundled_recipe_covers_the_whole_run_in_growing_pictures() -> None:
-    sizes = [BUNDLED.stage(progress / 100).size for progress in range(101)]
+    painting = BUNDLED.painting()
+    sizes = [painting.stage(progress / 100).size for progress in range(101)]
     assert sizes == sorted(sizes)
     assert BUNDLED.stages[-1].until == 1.0
     assert bundled_config(sizes[-1]).half_size == (sizes[-1], sizes[-1])
