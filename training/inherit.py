@@ -98,8 +98,8 @@ def _positions(teacher: Teacher, config: SegGptConfig) -> Tensor:
     """(1, side * side + 1, hidden_size): stretched over the canvas, it gives each half the teacher's places."""
     rows, columns = config.grid
     height, width = (teacher.patch_size * places for places in (rows // 2, columns))
-    blank = torch.zeros(1, (rows // 2) * columns + 1, config.hidden_size)
-    places = teacher.network.embeddings.interpolate_pos_encoding(blank, height, width)[:, 1:].float()
+    blank = torch.zeros(1, (rows // 2) * columns + 1, config.hidden_size, device=teacher.mean.device)
+    places = teacher.network.embeddings.interpolate_pos_encoding(blank, height, width)[:, 1:].float().cpu()
     half = places.view(rows // 2, columns, -1)
     # The network shrinks the table's columns by this matrix, to the canvas's; its inverse widens them.
     shrunk = functional.interpolate(torch.eye(rows)[None, :, None], (1, columns), mode="bicubic", align_corners=False)
