@@ -100,7 +100,6 @@ class Run:
         out.mkdir(parents=True, exist_ok=True)
         self.precision = recipe.precision or _fast_precision(self.device)
         self.pairs, self.steps, self.seconds = 0, 0, 0.0
-        states: list[dict[str, Tensor]] = []
         last = Snapshot.load(resume) if resume is not None else None
         self.makers = make_scenes(Dice(0, self.device))
         self.lesson: Lesson | None = None
@@ -116,7 +115,6 @@ class Run:
             network.load_state_dict(last.weights)
             self.average = last.average
             self.pairs, self.steps, self.seconds = last.pairs, last.steps, last.seconds
-            states = last.optimisers
             if self.lesson is not None:
                 self.lesson.guess.load_state_dict(last.lesson)
         else:
@@ -125,8 +123,9 @@ class Run:
         self.clock = self.seconds  # the first process's seconds, which all agree on
         self.stage = recipe.stage(self.progress)
         self._take(network)
-        for optimiser, state in zip(self.optimisers, states, strict=False):
-            optimiser.load_state_dict(state)
+        if last is not None and self.network.config == last.config:  # else the run goes on with a stage of another size
+            for optimiser, state in zip(self.optimisers, last.optimisers, strict=True):
+                optimiser.load_state_dict(state)
         self.makers.dice = Dice(recipe.seed * 1_000_003 + self.steps + 1009 * self.rank, self.device)
         composer = Composer(self.makers, recipe, network.config.patch_size)
         self.batches = Ahead(composer, self.device, AHEAD if self.device.type == "cuda" else 0)

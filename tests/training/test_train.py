@@ -212,6 +212,19 @@ def test_an_interrupted_run_goes_on_where_it_was(data: Path, tmp_path: Path) -> 
     assert Snapshot.load(tmp_path / "snapshot.pt").pairs == 64
 
 
+def test_a_run_interrupted_at_a_stages_end_goes_on_in_the_next(data: Path, tmp_path: Path) -> None:
+    run = tiny_run(data, tmp_path)
+    while run.progress < 0.5:
+        run.gradients()
+        run.step()
+    run.report(1.0, 0.0)
+    assert (run.stage.size, run.pairs) == (32, 32)
+    again = tiny_run(data, tmp_path, resume=tmp_path / "snapshot.pt")
+    assert again.stage.size == 48
+    again.train()
+    assert Snapshot.load(tmp_path / "snapshot.pt").pairs == 64
+
+
 def test_batches_composed_ahead_are_those_composed_when_needed(data: Path) -> None:
     recipe = replace(RECIPE, ensembles=0.5, masked=0.3)
     small, large = recipe.stages
