@@ -43,7 +43,7 @@ def photographed(sprites: Tensor, dice: Dice, folder: Path) -> Areas:
 
 @pytest.fixture(scope="module")
 def pupil(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DINOv2 checkpoint that sees: the image stream of the bundled network, which learnt from DINOv2."""
+    """A DINOv2 checkpoint that sees: the image stream of the bundled network."""
     network = load(resolve(BUNDLED), torch.float32)
     config, ours, folder = network.config, network.state_dict(), tmp_path_factory.mktemp("pupil")
     assert config.mlp_dim is not None
@@ -109,7 +109,7 @@ def test_what_a_categorys_photos_have_in_common_is_marked(tree: tuple[Path, dict
             plain.append(intersection_over_union(ellipse, areas[path.stem]))
     assert 7 <= len(scores) <= 14  # of 7 photos of each kind some may be left out
     assert np.mean(scores) > 0.8
-    assert np.mean(scores) > np.mean(plain) + 0.15
+    assert np.mean(scores) > np.mean(plain) + 0.2
 
 
 def test_what_is_written_is_what_a_run_reads(tree: tuple[Path, dict[str, Areas]]) -> None:

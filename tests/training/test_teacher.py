@@ -66,9 +66,8 @@ def step(run: Run) -> None:
 def test_the_teacher_sees_what_the_published_network_sees(dinov2: Path) -> None:
     published = Dinov2Model.from_pretrained(dinov2).eval()
     pictures = torch.rand(2, 3, 112, 112) * 255
-    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.inference_mode():
-        states = published((pictures / 255 - mean) / deviation, output_hidden_states=True).hidden_states
+        states = published(_units(pictures), output_hidden_states=True).hidden_states
     seen = Teacher(dinov2)(pictures, (8, 8))
     for own, block in zip(seen, (8, 10), strict=True):  # of twelve; states[0] is what goes into the first
         assert (own - states[block][:, 1:]).norm() < 0.02 * states[block].norm()  # bfloat16 where it is native
