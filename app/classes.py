@@ -1,7 +1,8 @@
-"""What the network painted -> which class is where, and how surely. At the network's size; sizes are (height, width).
+"""What the network painted -> which class is where, and how surely. Sizes are (height, width).
 
-The network shows classes by colours. One class is white on black, and its grey value says how surely a pixel belongs
-to it; several are colours far apart, and a pixel belongs to the nearest.
+At the network's size, or for smooth edges at the input image's. The network shows classes by colours. One class is
+white on black, and its grey value says how surely a pixel belongs to it; several are colours far apart, and a pixel
+belongs to the nearest.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from app.labels import Label, Labels, palette
 from app.levels import above, kept
+from app.upsampling import upsample_bilinear
 
 Pixels = NDArray[np.uint8]
 
@@ -39,7 +41,7 @@ class ClassMap:
     soft: Mapping[int, Pixels]
 
 
-def decode(levels: Pixels, labels: Labels, threshold: float | None) -> ClassMap:
+def decode(levels: Pixels, labels: Labels, threshold: float | None, size: tuple[int, int] | None = None) -> ClassMap:
     """Read one painted answer.
 
     Args:
@@ -47,18 +49,36 @@ def decode(levels: Pixels, labels: Labels, threshold: float | None) -> ClassMap:
         labels: the classes that were shown to the network, in `palette`'s colours by their order.
         threshold: in [0, 1]; a pixel belongs to its class when its soft value is above threshold * 255. None is 0.5,
             which with several classes keeps every pixel whose nearest colour is a class's.
+        size: (H, W) of the map, to which the soft values are enlarged by bilinear before they are compared; None is
+            (h, w). Enlarged colours would not do: half way between two classes' lies the colour of a third.
     """
     if len(labels) == 1:
         grey = np.ascontiguousarray(levels[..., _GREY])
+        if size is not None:
+            grey = upsample_bilinear(grey, size)
         is_class = above(grey, DEFAULT_THRESHOLD if threshold is None else threshold)
         index = kept(is_class, np.uint8(labels[0].index))
         return ClassMap(index, kept(is_class, grey), labels, {labels[0].index: grey})
-    soft = SoftMaps(levels, labels)
-    place, value = soft.nearest()
+    maps = SoftMaps(levels, labels)
+    soft: Mapping[int, Pixels] = maps
+    if size is None:
+        place, value = maps.nearest()
+        index = np.array([0, *(label.index for label in labels)], np.uint8)[place]
+    else:
+        soft = _Enlarged(maps, size)
+        index, value = _surest(upsample_bilinear(maps.background(), size), soft)
     if threshold is not None and threshold > DEFAULT_THRESHOLD:
-        place = kept(above(value, threshold), place)
-    index = np.array([0, *(label.index for label in labels)], np.uint8)[place]
+        index = kept(above(value, threshold), index)
     return ClassMap(index, kept(index > 0, value), labels, soft)
+
+
+def _surest(background: Pixels, soft: Mapping[int, Pixels]) -> tuple[Pixels, Pixels]:
+    """Which class is surest at each pixel, 0 for the background, and how sure; the earlier of equal ones."""
+    index, value = np.zeros_like(background), background.copy()
+    for class_index, own in soft.items():
+        index[own > value] = class_index
+        np.maximum(value, own, out=value)
+    return index, value
 
 
 class SoftMaps(Mapping[int, Pixels]):
@@ -92,8 +112,14 @@ class SoftMaps(Mapping[int, Pixels]):
         both: NDArray[np.float32] = self._first + self._second
         return self._nearest, _levels_of(np.divide(self._second, both, dtype=np.float32))
 
+    def background(self) -> Pixels:
+        """How surely each pixel belongs to no class: (h, w)."""
+        return self._of(0)
+
     def __getitem__(self, index: int) -> Pixels:
-        place = self._places[index]
+        return self._of(self._places[index])
+
+    def _of(self, place: int) -> Pixels:
         own = self._distance(place)
         other = np.where(self._nearest == place, self._second, self._first)
         both: NDArray[np.float32] = np.maximum(own + other, np.float32(1e-6))
@@ -163,6 +189,22 @@ def only(classes: ClassMap, label: Label) -> ClassMap:
     """The same with one class alone."""
     is_class = classes.index == label.index
     return replace(classes, index=kept(is_class, classes.index), score=kept(is_class, classes.score), labels=(label,))
+
+
+class _Enlarged(Mapping[int, Pixels]):
+    """Soft maps at another size, each made when it is asked for."""
+
+    def __init__(self, soft: Mapping[int, Pixels], size: tuple[int, int]) -> None:
+        self._soft, self._size = soft, size
+
+    def __getitem__(self, index: int) -> Pixels:
+        return upsample_bilinear(self._soft[index], self._size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._soft)
+
+    def __len__(self) -> int:
+        return len(self._soft)
 
 
 class _Renamed(Mapping[int, Pixels]):

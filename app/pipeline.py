@@ -209,8 +209,9 @@ class Pipeline:
         self, request: Segmentation, taken: Taken, concepts: Sequence[Concept], painted: Sequence[Pixels]
     ) -> bytes:
         """In a thread: classes, then bytes."""
+        size = taken.size if request.manner.upsampling == "bilinear" else None
         maps = [
-            decode(levels, concept.labels, request.manner.threshold)
+            decode(levels, concept.labels, request.manner.threshold, size)
             for levels, concept in zip(painted, concepts, strict=True)
         ]
         classes = maps[0] if len(maps) == 1 else merged(maps, _labels_of(concepts))

@@ -51,7 +51,7 @@ def encode(
     """One answer.
 
     Args:
-        classes: at the network's size, or a canvas of tiles.
+        classes: at the network's size, a canvas of tiles, or the input image's size.
         size: (height, width) of the input image.
         manner: what to show, and how.
         picture: gives the input image at its full size, mode "RGB".

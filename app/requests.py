@@ -12,6 +12,7 @@ from app.examples import Example
 from app.labels import BINARY, Labels, PromptKind
 from app.metrics import STAGES
 from app.tiles import TileSize
+from app.upsampling import Upsampling
 
 EmbeddingType = Literal["instance", "semantic"]
 Ensemble = Literal["feature", "spatial"]
@@ -63,6 +64,7 @@ class Manner:
         ensemble: several examples meet inside the network, or as the tiles of one picture.
         threshold: in [0, 1]; a pixel belongs to its class when its soft value is above threshold * 255. None: 0.5.
         tile: cut the input image into tiles; None looks at it as a whole.
+        upsampling: how the answer comes to the input image's size.
         output: which picture to answer with; None is a mask for one class and an index map for several.
         as_json: answer with segments in JSON instead of a picture.
         label: the name of the one class to show; None shows all.
@@ -75,6 +77,7 @@ class Manner:
     ensemble: Ensemble = "feature"
     threshold: float | None = None
     tile: TileSize | None = None
+    upsampling: Upsampling = "nearest"
     output: Output | None = None
     as_json: bool = False
     label: str | None = None

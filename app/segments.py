@@ -21,9 +21,6 @@ from app.labels import Label, Labels, hexadecimal
 from app.schemas import LabelBody, Rle, Segment, SegmentationBody
 from app.upsampling import source_indices
 
-# The codec threads are the parallelism; OpenCV's own would only compete with them.
-cv2.setNumThreads(1)
-
 MOST_INSTANCES: Final = 10_000
 """Of more connected objects only the largest so many are answered: what breaks into more is noise."""
 

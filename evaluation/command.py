@@ -6,9 +6,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 
+from app.upsampling import Upsampling
 from evaluation.datasets.coco20i import load_coco20i
 from evaluation.datasets.folder import load_folder
 from evaluation.datasets.folds import FOLDS
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         checkpoint = resolve(given.checkpoint)
         subsets = _SETS[given.set][1](given)
-        network = load_network(checkpoint, given.dtype, given.device, given.embedding_type)
+        network = load_network(checkpoint, given.dtype, given.device, given.embedding_type, given.upsampling)
         results = [judge(network, subset, examples) for examples in given.examples for subset in subsets]
         _show(given, checkpoint, network, results)
     except (DataError, CheckpointError, ValueError) as error:
@@ -111,6 +113,7 @@ def _facts(given: argparse.Namespace, checkpoint: Checkpoint) -> dict[str, str]:
         "seed": str(given.seed),
         "computed in": f"{given.dtype} on {given.device}",
         "embedding type": given.embedding_type,
+        "enlarged by": given.upsampling,
     }
 
 
@@ -155,6 +158,7 @@ def _add_common(own: argparse.ArgumentParser, *, is_data_needed: bool) -> None:
     own.add_argument("--dtype", choices=PRECISIONS, default="float32", help="precision of products")
     own.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     own.add_argument("--embedding-type", choices=EMBEDDING_TYPES, default="instance", help="the network's type token")
+    own.add_argument("--upsampling", choices=get_args(Upsampling), default="nearest", help="how answers are enlarged")
     own.add_argument("--report", type=Path, help="write an HTML page with plots and pictures")
     own.add_argument("--curve", type=Path, help="write mIoU over the number of examples as SVG")
 

@@ -48,6 +48,7 @@ class SegmentOptions(TypedDict, total=False):
         min_area: least pixels of a segment.
         tolerance: pixels by which polygons may miss the outline.
         tile: "auto" or "WxH": look at large pictures piece by piece.
+        upsampling: the network's pixels as they are, or smooth edges.
     """
 
     examples: Sequence[Example]
@@ -63,6 +64,7 @@ class SegmentOptions(TypedDict, total=False):
     min_area: int
     tolerance: float
     tile: str
+    upsampling: Literal["nearest", "bilinear"]
 
 
 @dataclass(frozen=True, slots=True)

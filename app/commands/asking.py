@@ -11,7 +11,17 @@ from typing import Any, Final, Literal
 
 from app.client import Client, Prompt, SegmentOptions
 
-_PLAIN: Final = ("mask_kind", "embedding_type", "ensemble", "threshold", "label", "min_area", "tolerance", "tile")
+_PLAIN: Final = (
+    "mask_kind",
+    "embedding_type",
+    "ensemble",
+    "threshold",
+    "label",
+    "min_area",
+    "tolerance",
+    "tile",
+    "upsampling",
+)
 
 
 def add_example_arguments(parser: argparse._ActionsContainer) -> None:
@@ -44,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--min-area", type=int, metavar="PIXELS", help="least size of an object")
     how.add_argument("--tolerance", type=float, metavar="PIXELS", help="of polygons")
     how.add_argument("--tile", metavar="auto|WxH", help="look at large pictures piece by piece")
+    how.add_argument(
+        "--upsampling", choices=["nearest", "bilinear"], help="the network's pixels as they are, or smooth edges"
+    )
 
 
 def check_examples(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from app.examples import Example
 from app.labels import MaskKind, parse_labels
 from app.requests import Concept, EmbeddingType, Ensemble, Manner, Output
 from app.tiles import parse_tile
+from app.upsampling import Upsampling
 
 REPEATED: Final = frozenset({"image", "prompt_image", "prompt_mask", "prompt"})
 
@@ -27,6 +28,7 @@ class Asked:
     ensemble: Ensemble
     threshold: float | None
     tile: str | None
+    upsampling: Upsampling
     output: Output | None
     label: str | None
     instances: bool
@@ -40,6 +42,7 @@ class Asked:
             ensemble=self.ensemble,
             threshold=self.threshold,
             tile=None if self.tile is None else parse_tile(self.tile),
+            upsampling=self.upsampling,
             output=self.output,
             as_json=as_json,
             label=self.label,
@@ -159,6 +162,14 @@ async def asked(
             examples=[""],
         ),
     ] = None,
+    upsampling: Annotated[
+        Upsampling,
+        Form(
+            description="How the network's answer comes to the input image's size: `nearest` shows its pixels as they "
+            "are, as the reference does; `bilinear` gives smooth edges.",
+            examples=["nearest"],
+        ),
+    ] = "nearest",
 ) -> Asked:
     """Read the form.
 
@@ -186,7 +197,19 @@ async def asked(
     concepts.extend(names)
     if not concepts:
         raise ExampleCount("got no example; send prompt_image and prompt_mask, or the id or name of a prompt")
-    return Asked(concepts, embedding_type, ensemble, threshold, tile, output, label, instances, min_area, tolerance)
+    return Asked(
+        concepts,
+        embedding_type,
+        ensemble,
+        threshold,
+        tile,
+        upsampling,
+        output,
+        label,
+        instances,
+        min_area,
+        tolerance,
+    )
 
 
 FIELDS: Final = frozenset(asked.__annotations__) - {"request", "return"} | {"image"}

@@ -26,6 +26,7 @@ export async function segment(image, question, { signal, onWait }) {
   if (question.label) form.append("label", question.label);
   form.append("embedding_type", question.embedding_type);
   form.append("output", "soft");
+  form.append("upsampling", "bilinear");
   const options = { method: "POST", body: form, headers: { Accept: "image/png" }, signal };
   return (await call("v1/segment", options, onWait)).blob();
 }

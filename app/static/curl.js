@@ -19,6 +19,7 @@ export function curlLines({ examples, prompt, label, embedding_type }, images, t
       if (label) options.push(`--form-string ${quoted(`label=${label}`)}`); // never read as a file, even if it is "@a"
       if (embedding_type !== "instance") options.push(`-F embedding_type=${embedding_type}`);
       if (threshold !== 0.5) options.push(`-F threshold=${threshold}`);
+      options.push("-F upsampling=bilinear");
       options.push(`-o ${quoted(`${stem(image)}_mask.png`)}`);
       return [`curl ${quoted(url)}`, ...options].join(" \\\n  ");
     })

@@ -13,6 +13,7 @@ from transformers.models.seggpt.image_processing_pil_seggpt import SegGptImagePr
 
 from app.classes import ClassMap, decode, merged, only, renumbered
 from app.labels import BINARY, Label, Labels, palette, parse_labels
+from app.upsampling import upsample_bilinear
 from model.colours import IMAGE_MEAN, IMAGE_STD, levels
 
 SIZE = (96, 80)
@@ -83,6 +84,39 @@ def test_soft_values_say_which_class_is_nearest(classes: int, seed: int) -> None
     strict = decode(answer, labels, 0.7)
     assert ((strict.index == map_.index) | (strict.index == 0)).all()
     assert (strict.score[strict.index > 0] > 0.7 * 255).all()
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.3, 0.9, 1.0])
+def test_a_smooth_mask_is_the_smooth_soft_mask_cut_at_the_threshold(threshold: float | None) -> None:
+    answer = np.random.default_rng(1).integers(0, 256, (12, 9, 4), dtype=np.uint8)
+    map_ = decode(answer, BINARY, threshold, (130, 95))
+    soft = map_.soft[1]
+    assert (soft == upsample_bilinear(answer[..., 3].copy(), (130, 95))).all()
+    assert (map_.index == (soft > 255 * (0.5 if threshold is None else threshold))).all()
+    assert (map_.score == np.where(map_.index, soft, 0)).all()
+
+
+def test_a_smooth_edge_between_two_classes_shows_no_third() -> None:
+    labels = tuple(Label(place, str(place), (place, 0, 1)) for place in range(1, 8))
+    answer = np.zeros((8, 12, 4), np.uint8)
+    for first, place in ((0, 0), (4, 1), (8, 6)):  # half way from black to white lies the seventh colour's grey
+        answer[:, first : first + 4, :3] = palette(7)[place]
+    map_ = decode(answer, labels, None, (80, 120))
+    assert set(np.unique(map_.index)) == {0, 1, 6}
+    assert (map_.index == np.array([0, 1, 6]).repeat(40)[None]).mean() > 0.99  # the edges lie in the middle
+    assert set(map_.soft) == set(range(1, 8))
+    assert all(soft.shape == (80, 120) for soft in map_.soft.values())
+
+
+@given(st.integers(2, 12), st.integers(0, 2**32 - 1), st.sampled_from([None, 0.7]))
+def test_at_its_own_size_an_answer_is_smooth_already(classes: int, seed: int, threshold: float | None) -> None:
+    answer = np.random.default_rng(seed).integers(0, 256, (6, 5, 4), dtype=np.uint8)
+    labels = tuple(Label(place, str(place), (place, 0, 1)) for place in range(1, classes + 1))
+    plain, smooth = decode(answer, labels, threshold), decode(answer, labels, threshold, (6, 5))
+    differ = plain.index != smooth.index
+    assert (np.abs(plain.score[differ].astype(int) - smooth.score[differ]) <= 128).all()
+    sure = np.sort(np.stack([*smooth.soft.values()]), axis=0)[-1] > 128  # nearest beyond rounding
+    assert not (differ & sure).any()
 
 
 def one(index: list[int], score: list[int], labels: Labels) -> ClassMap:

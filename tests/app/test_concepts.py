@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image
+from pycocotools import mask as coco
 
 from app.labels import palette
 from app.main import create_app
@@ -118,6 +119,39 @@ def test_every_output_of_several_classes_shows_the_same(server) -> None:
     assert areas == {value: int((index == value).sum()) for value in np.unique(index) if value}
 
 
+def test_smooth_edges_are_the_networks_answer_enlarged_by_bilinear(server, model) -> None:
+    soft, nearest = (
+        pixels(ask(server, files=example(disc()), output="soft", upsampling=how)) for how in ("bilinear", "nearest")
+    )
+    image, prompt = cells(server, picture(1), picture(2))
+    (mask,) = cells(server, disc(), resample=Image.Resampling.NEAREST)
+    grey = network(model, image, [(prompt, np.repeat(mask[..., None], 3, axis=2))]).mean(0)
+    wanted = torch.nn.functional.interpolate(grey[None, None], SIZE, mode="bilinear")[0, 0].numpy()
+    assert np.abs(soft - wanted).max() <= 2  # the worker's whole levels, and those of the larger picture
+    assert np.abs(nearest - wanted).max() > 10
+
+
+@pytest.mark.parametrize("fields", [{}, {"mask_kind": "index", "labels": LABELS}, {"tile": "64x64"}])
+def test_every_smooth_output_shows_the_same_pixels(server, fields: dict[str, str]) -> None:
+    files = example(halves(3, 9)) if fields.get("labels") else example(disc())
+    fields = {**fields, "upsampling": "bilinear"}
+    index = pixels(ask(server, files=files, output="index", **fields))
+    body = ask(server, accept="application/json", files=files, tolerance="0", **fields).json()
+    assert body["segments"]
+    for segment in body["segments"]:
+        area = coco.decode(segment["rle"]).astype(bool)
+        assert (area == (index == segment["index"])).all()
+        assert segment["area"] == area.sum()
+    parts = ask(server, accept="application/json", files=files, instances="true", **fields).json()["segments"]
+    assert sum(part["area"] for part in parts) == (index > 0).sum()
+    if not fields.get("labels"):
+        mask, soft = (pixels(ask(server, files=files, output=output, **fields)) for output in ("mask", "soft"))
+        assert ((mask > 0) == (index > 0)).all()
+        assert ((mask > 0) == (soft > 127)).all()
+        shown = pixels(ask(server, files=files, output="overlay", **fields))
+        assert (shown[mask > 0] == np.asarray(picture(1))[mask > 0]).all()
+
+
 def test_the_spatial_ensemble_sees_its_examples_as_the_tiles_of_one_picture(server, model) -> None:
     files = example(disc(), 2) + example(disc(centre=(0.3, 0.6)), 3)
     got = pixels(ask(server, files=files, ensemble="spatial", output="soft"))
@@ -165,6 +199,7 @@ def test_tiles_show_the_network_more_of_a_large_picture(server) -> None:
         ({"mask_kind": "index", "labels": LABELS, "instances": "true", "output": "mask"}, "invalid-request"),
         ({"prompt": "no-such-prompt"}, "prompt-not-found"),
         ({"ensemble": "average"}, "invalid-request"),
+        ({"upsampling": "cubic"}, "invalid-request"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(server, fields: dict[str, str], slug: str) -> None:

@@ -22,6 +22,7 @@ from app.masks import (
     upsample_nearest,
 )
 from app.overlays import LEAST_LEGEND_WIDTH, encode_classes_overlay
+from app.upsampling import upsample_bilinear
 
 Grey = np.ndarray[Any, np.dtype[np.uint8]]
 SIDES = st.integers(1, 700)
@@ -65,6 +66,36 @@ def test_upsampling_equals_torchs_nearest_for_every_long_side(inner: int) -> Non
     grey = noise(inner, 1)
     for outer in (*range(1, 3000, 7), 4000, 5184, 8191, 16384):
         np.testing.assert_array_equal(upsample_nearest(grey, (outer, 1)), by_torch(grey, (outer, 1)))
+
+
+@given(SIDES, SIDES, SIDES, SIDES)
+@settings(max_examples=100, deadline=None)
+def test_smooth_upsampling_equals_torchs_bilinear(one_h: int, one_w: int, other_h: int, other_w: int) -> None:
+    (inner_h, outer_h), (inner_w, outer_w) = sorted((one_h, other_h)), sorted((one_w, other_w))
+    grey, size = noise(inner_h, inner_w), (outer_h, outer_w)
+    tensor = torch.from_numpy(grey)[None, None].double()
+    wanted = torch.nn.functional.interpolate(tensor, size=size, mode="bilinear")[0, 0].numpy()
+    ours = upsample_bilinear(grey, size)
+    assert ours.dtype == np.uint8
+    assert np.abs(ours - wanted).max() <= 1.5  # half a level, and in each direction half a step of the fixed point
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 3), (3, 1), (2, 5)])
+def test_smooth_shrinking_takes_the_mean_of_what_falls_together(height: int, width: int) -> None:
+    grey = noise(30, 60)
+    ours = upsample_bilinear(grey, (30 // height, 60 // width))
+    mean = grey.reshape(30 // height, height, 60 // width, width).mean((1, 3))
+    assert np.abs(ours - mean).max() <= 0.6
+
+
+@given(SIDES, SIDES, SIDES, SIDES, st.integers(0, 255))
+@settings(max_examples=50, deadline=None)
+def test_smooth_upsampling_has_the_size_asked_for_and_leaves_one_level_alone(
+    inner_h: int, inner_w: int, outer_h: int, outer_w: int, level: int
+) -> None:
+    ours = upsample_bilinear(np.full((inner_h, inner_w), level, np.uint8), (outer_h, outer_w))
+    assert ours.shape == (outer_h, outer_w)
+    assert (ours == level).all()
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 200), st.integers(1, 200), st.floats(0, 1))

@@ -96,7 +96,8 @@ def test_the_threshold_acts_at_once_and_as_the_service_would(watched: Watched, s
             "prompt_image": (EXAMPLES / "prompt_image.jpg").read_bytes(),
             "prompt_mask": (EXAMPLES / "prompt_mask.png").read_bytes(),
         }
-        answer = service.client.post("/v1/segment", files=files, data={"threshold": str(threshold)})
+        fields = {"threshold": str(threshold), "upsampling": "bilinear"}
+        answer = service.client.post("/v1/segment", files=files, data=fields)
         wanted = np.asarray(Image.open(BytesIO(answer.content))) > 127
         assert np.array_equal(mask_of(page, "mountain.jpg"), wanted)
         assert shares[threshold] == pytest.approx(wanted.mean(), abs=1e-6)

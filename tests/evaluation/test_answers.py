@@ -103,6 +103,20 @@ def test_the_network_answers_as_processor_and_model_do(examples: int, kind: str)
     assert 0.05 < answer.mean() < 0.95  # or the comparison says little
 
 
+def test_smooth_answers_are_the_networks_enlarged_by_bilinear():
+    asked, model = question(size=(90, 130)), tiny_model()
+    processor = SegGptImageProcessor(model.config.half_size)
+    masks = [Image.fromarray(asked.examples[0].area.astype(np.uint8) * 255)]
+    batch = processor([asked.image], [asked.examples[0].image], masks)
+    with torch.inference_mode():
+        values = grey(model(**batch, answer_only=True).pred_masks)
+    wide = torch.nn.functional.interpolate(values[None], (90, 130), mode="bilinear")[0, 0].numpy()
+    clear = np.abs(wide - 127.5) > 1.5  # further from the threshold than whole levels reach
+    answer = Network(model, upsampling="bilinear")(asked)
+    assert clear.mean() > 0.9
+    assert np.array_equal(answer[clear], (wide > 127.5)[clear])
+
+
 def test_more_examples_change_the_answer_and_their_order_does_not(network: Network):
     asked = question(4)
     whole = network(asked)
