@@ -22,6 +22,7 @@ from model.colours import normalise
 from model.inference import native_precision
 from model.layout import Layout
 from model.seggpt import SegGptForImageSegmentation
+from training.painting import answer
 from training.scenes import Scenes
 
 SOURCE = "facebook/dinov2-small"
@@ -29,6 +30,8 @@ SOURCE = "facebook/dinov2-small"
 #: the last blocks of DINOv2 forget small things (docs/log.md).
 HEARD = (2 / 3, 5 / 6)
 _LENGTH = 0.5  # weight of how far the guesses are off, beside how unlike they are
+_RIDGE = 1e-3  # of the tokens' mean square
+_CHUNK = 16  # scenes at a time
 
 
 def teacher_is_there() -> bool:
@@ -136,6 +139,38 @@ class Lesson(nn.Module):
             else:
                 nn.init.normal_(layer.weight, std=hidden_size**-0.5, generator=generator)
             nn.init.zeros_(layer.bias)
+
+    @torch.no_grad()
+    def fit(self, network: SegGptForImageSegmentation, scenes: Scenes) -> None:
+        """Let the layers guess as well as linear ones can from what the network is now: ridge regression.
+
+        Random ones would teach a network that has learnt something to see at random first.
+
+        Args:
+            network: on the same device.
+            scenes: single pairs, of the network's size.
+        """
+        size, count = network.config.hidden_size, len(self.guess)
+        device = next(network.parameters()).device
+        squares = torch.zeros(count, size + 1, size + 1, dtype=torch.float64, device=device)
+        products = torch.zeros(count, size + 1, self.teacher.width, dtype=torch.float64, device=device)
+        for first in range(0, len(scenes), _CHUNK):
+            part = scenes[first : first + _CHUNK]
+            with listening(network) as heard:
+                answer(network, part)
+            layout, tokens, grid = heard[0]
+            own = functional.pad(torch.stack(tokens).double(), (0, 1), value=1.0)  # the bias's
+            raw = self.teacher(part.prompt_image, grid), self.teacher(part.image, grid)
+            seen = torch.stack([layout.flat(*both) for both in zip(*raw, strict=True)])
+            seen = seen * self.teacher.deviation[:, None] + self.teacher.mean[:, None]
+            squares += own.mT @ own
+            products += own.mT @ seen.double()
+        ridge = _RIDGE * squares.diagonal(dim1=1, dim2=2).mean(1)
+        squares.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
+        for layer, solved in zip(self.guess, torch.linalg.solve(squares, products), strict=True):
+            assert isinstance(layer, nn.Linear)
+            layer.weight.copy_(solved[:-1].mT)
+            layer.bias.copy_(solved[-1])
 
     def forward(self, scenes: Scenes, examples: int, heard: Heard) -> Tensor:
         """How wrong the guesses are: scalar, 0 for right ones, about 1.4 for unrelated ones.

@@ -38,7 +38,7 @@ from training.teacher import SOURCE, Lesson, listening
 
 JUDGED_SCENES = 96  # at every report, the same each time
 JUDGE_SEED = 20
-SHOWN_PICTURES, SHOWN_SEED = 128, 21  # from which it is measured what a teacher always sees
+SHOWN_SCENES, SHOWN_SEED = 128, 21  # from which it is measured what a teacher always sees
 LOG_COLUMNS = ("pairs", "seconds", "size", "loss", "learning_rate", "held_out_iou")
 
 
@@ -108,7 +108,7 @@ class Run:
         if recipe.taught:
             config = start if isinstance(start, SegGptConfig) else start.config
             self.lesson = Lesson(config.hidden_size, recipe.seed, teacher).to(self.device)
-            shown = self._shown(recipe.stages[-1].size)
+            shown = self._shown(recipe.stages[-1].size).image
             self.lesson.teacher.measure(shown, (shown.shape[2] // config.patch_size,) * 2)
         if last is not None:
             network = SegGptForImageSegmentation(last.config)
@@ -126,6 +126,8 @@ class Run:
         if last is not None and self.network.config == last.config:  # else the run goes on with a stage of another size
             for optimiser, state in zip(self.optimisers, last.optimisers, strict=True):
                 optimiser.load_state_dict(state)
+        if self.lesson is not None and isinstance(start, SegGptForImageSegmentation) and last is None:
+            self.lesson.fit(self.network, self._shown(self.stage.size))
         self.makers.dice = Dice(recipe.seed * 1_000_003 + self.steps + 1009 * self.rank, self.device)
         composer = Composer(self.makers, recipe, network.config.patch_size)
         self.batches = Ahead(composer, self.device, AHEAD if self.device.type == "cuda" else 0)
@@ -146,10 +148,10 @@ class Run:
         self.optimisers = make_optimisers(self.network, self.recipe, self.lesson and self.lesson.guess)
         self.fresh_steps = 0
 
-    def _shown(self, size: int) -> Tensor:
-        """Pictures as the run will show them: the same in every process and in every resumption."""
+    def _shown(self, size: int) -> Scenes:
+        """Scenes as the run will show them: the same in every process and in every resumption."""
         self.makers.dice = Dice(SHOWN_SEED, self.device)
-        return self.makers.batch(SHOWN_PICTURES, size).image
+        return self.makers.batch(SHOWN_SCENES, size)
 
     def _begun(self, config: SegGptConfig, shown: Tensor | None) -> SegGptForImageSegmentation:
         """A new network; as wide as the teacher, it begins with the teacher's blocks."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from torch import Tensor
 from transformers import Dinov2Model
 
@@ -18,10 +19,11 @@ from model.seggpt import SegGptForImageSegmentation
 from training import command
 from training.draw import Dice
 from training.inherit import inherited, inherited_blocks, resampled_kernel
+from training.initialise import new_network
 from training.mixtures import HELD_OUT_SEED, drawn_mixture
 from training.painting import answer
 from training.recipe import BUNDLED, Recipe, Stage, bundled_config, short_config
-from training.scenes import SceneMaker
+from training.scenes import SceneMaker, Scenes
 from training.snapshot import Snapshot
 from training.teacher import Heard, Lesson, Teacher, heard_blocks, listening
 from training.train import Run
@@ -139,6 +141,38 @@ def test_painted_steps_are_taught_now_and_then(taught_run: Callable[..., Run], t
         step(run)
         taught.append(run.unlike is not None)
     assert taught == [True, False, True, False, True]
+
+
+def test_a_run_that_goes_on_from_a_network_begins_with_the_best_linear_guesses(
+    taught_run: Callable[..., Run], makers: Callable[[Dice], SceneMaker], tmp_path: Path
+) -> None:
+    network = new_network(SMALL, 0)
+    run = taught_run(tmp_path, start=network)
+    lesson = run.lesson
+    assert lesson is not None
+
+    @torch.no_grad()
+    def tokens_and_teacher(scenes: Scenes) -> tuple[Tensor, Tensor]:
+        with listening(run.network) as heard:
+            answer(run.network, scenes)
+        layout, tokens, grid = heard[0]
+        halves = lesson.teacher(scenes.prompt_image, grid), lesson.teacher(scenes.image, grid)
+        return torch.stack(tokens), torch.stack([layout.flat(*both) for both in zip(*halves, strict=True)])
+
+    learnt, others = (tokens_and_teacher(makers(Dice(seed)).batch(128, 32)) for seed in (7, 8))
+    for block, layer in enumerate(lesson.guess):
+        best = Ridge(alpha=1e-3).fit(learnt[0][block], learnt[1][block]).predict(others[0][block])
+        right = others[1][block]
+        with torch.no_grad():
+            guessed = lesson.teacher.scaled(layer(others[0]))[block]
+        assert (guessed - right).norm() < 1.02 * (torch.from_numpy(best) - right).norm()
+        assert (guessed - right).norm() < 0.98 * (right - right.mean(0)).norm()
+    step(run)
+    run.report(1.0, 0.0)
+    resumed = taught_run(tmp_path, start=network, resume=tmp_path / "snapshot.pt")
+    assert resumed.lesson is not None
+    for one, other in zip(run.lesson.guess.parameters(), resumed.lesson.guess.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_taught_run_is_repeatable_and_goes_on_where_it_was(taught_run: Callable[..., Run], tmp_path: Path) -> None:
