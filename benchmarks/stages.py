@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import uvloop
 
+from app.classes import decode
 from app.examples import Example, example_key
 from app.images import Limits, decode_image, decode_mask
 from app.labels import BINARY
@@ -30,7 +31,12 @@ from benchmarks.report import RESULTS, Spread, Table, store, this_machine
 from model.checkpoint import BUNDLED, resolve
 
 SIZES = {"640x480": (480, 640), "1920x1080": (1080, 1920), "4000x3000": (3000, 4000)}
-OUTPUTS = ("mask", "soft", "overlay")
+OUTPUTS = {
+    "mask": [("output", "mask")],
+    "smooth mask": [("output", "mask"), ("upsampling", "bilinear")],
+    "soft": [("output", "soft")],
+    "overlay": [("output", "overlay")],
+}
 _FRESH = itertools.count()
 _LIMITS = Limits(50_000_000, 16_384)
 
@@ -43,7 +49,7 @@ def timing(answer: bytes) -> dict[str, float]:
 
 
 async def served(
-    port: int, image: bytes, example: tuple[bytes, bytes], output: str, times: int
+    port: int, image: bytes, example: tuple[bytes, bytes], fields: list[tuple[str, str]], times: int
 ) -> dict[str, list[float]]:
     """Milliseconds of each stage of requests that follow one another, the example known, and then new every time."""
     connection = await Connection.open(servers.HOST, port)
@@ -51,7 +57,7 @@ async def served(
     for number in range(2 * times + 1):
         is_new = number > times
         shown = (numbered(example[0], next(_FRESH)), example[1]) if is_new else example
-        request = segment_request(image, [shown], servers.HOST, [("output", output)])
+        request = segment_request(image, [shown], servers.HOST, fields)
         sent = time.perf_counter()
         status, answer = await connection.ask(request)
         waited_ms = (time.perf_counter() - sent) * 1000
@@ -74,6 +80,7 @@ def direct(image: bytes, example: tuple[bytes, bytes], cell: tuple[int, int], ti
     answer = mask_to_cell(mask, cell)[:, :, 0]
     soft = np.random.default_rng(0).integers(0, 256, cell, dtype=np.uint8)
     _, body = segment_request(image, [example], servers.HOST)
+    levels = np.repeat(answer[:, :, None], 4, axis=2)
     memory = np.empty((2, *cell, 3), np.uint8)
     pixels = to_cell(picture, cell)
 
@@ -88,6 +95,7 @@ def direct(image: bytes, example: tuple[bytes, bytes], cell: tuple[int, int], ti
         "decode the mask": lambda: decode_mask(example[1], _LIMITS),
         "copy into the cells": copy,
         "encode a mask": lambda: encode_mask(answer, size, 0.5),
+        "decode and encode a smooth mask": lambda: encode_mask(decode(levels, BINARY, None, size).index, size, 0.0),
         "encode a soft mask": lambda: encode_soft(soft, size),
         "encode an overlay": lambda: encode_overlay(picture, answer, 0.5),
     }
@@ -108,8 +116,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     async with servers.ours(options.checkpoint, {}) as server:
         for name, size in SIZES.items():
             image, example = jpeg(0, size), (jpeg(1, size), mask_png(size))
-            for output in OUTPUTS:
-                columns = await served(server.port, image, example, output, options.times)
+            for output, fields in OUTPUTS.items():
+                columns = await served(server.port, image, example, fields, options.times)
                 result["served"][f"{name} {output}"] = columns
             result["direct"][name] = direct(image, example, cell, options.times)
     return result
