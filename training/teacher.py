@@ -160,9 +160,8 @@ class Lesson(nn.Module):
                 answer(network, part)
             layout, tokens, grid = heard[0]
             own = functional.pad(torch.stack(tokens).double(), (0, 1), value=1.0)  # the bias's
-            raw = self.teacher(part.prompt_image, grid), self.teacher(part.image, grid)
-            seen = torch.stack([layout.flat(*both) for both in zip(*raw, strict=True)])
-            seen = seen * self.teacher.deviation[:, None] + self.teacher.mean[:, None]
+            seen = self._seen(part, 1, layout, grid)
+            seen = seen * self.teacher.deviation[:, None] + self.teacher.mean[:, None]  # layers guess it unscaled
             squares += own.mT @ own
             products += own.mT @ seen.double()
         ridge = _RIDGE * squares.diagonal(dim1=1, dim2=2).mean(1)
@@ -181,12 +180,16 @@ class Lesson(nn.Module):
             heard: what `listening` kept of it.
         """
         layout, tokens, grid = heard
-        prompts, inputs = self.teacher(scenes.prompt_image, grid), self.teacher(scenes.image[::examples], grid)
-        wanted = torch.stack([layout.flat(*both) for both in zip(prompts, inputs, strict=True)])
+        wanted = self._seen(scenes, examples, layout, grid)
         guessed = torch.stack([layer(own.float()) for layer, own in zip(self.guess, tokens, strict=True)])
         guessed = self.teacher.scaled(guessed)
         unlike = 1 - functional.cosine_similarity(guessed, wanted, dim=-1).mean()
         return unlike + _LENGTH * functional.smooth_l1_loss(guessed, wanted)
+
+    def _seen(self, scenes: Scenes, examples: int, layout: Layout, grid: tuple[int, int]) -> Tensor:
+        """What the teacher sees where the network's tokens are: (len(HEARD), T, width), rows as the layout says."""
+        prompts, inputs = self.teacher(scenes.prompt_image, grid), self.teacher(scenes.image[::examples], grid)
+        return torch.stack([layout.flat(*both) for both in zip(prompts, inputs, strict=True)])
 
 
 @contextmanager

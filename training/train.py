@@ -38,7 +38,7 @@ from training.teacher import SOURCE, Lesson, listening
 
 JUDGED_SCENES = 96  # at every report, the same each time
 JUDGE_SEED = 20
-SHOWN_SCENES, SHOWN_SEED = 128, 21  # from which it is measured what a teacher always sees
+SHOWN_SCENES, SHOWN_SEED = 128, 21  # from which it is measured what a teacher always sees, and guesses are fitted
 LOG_COLUMNS = ("pairs", "seconds", "size", "loss", "learning_rate", "held_out_iou")
 
 
