@@ -16,6 +16,7 @@ from training.pasted import Pasted, Pasting
 from training.scenes import SceneMaker, Source
 from training.sources import (
     CLASSES,
+    KINDS,
     PEOPLE,
     PHOTO_SIZE,
     Bank,
@@ -49,6 +50,7 @@ class Shares:
     people: float = 0.1
     things: float = 0.42  # photos of <data>/things/<category>/
     photos: float = 0.15  # two windows of one of <data>/photos/
+    kinds: float = 0.4  # two of all these photos with a region of the same kind
     elsewhere: float = 0.12  # of pairs of two photos: the second window is laid around anything
     emoji: float = 0.34
     cut_outs: float = 0.3
@@ -67,8 +69,8 @@ def bundled_mixture(
     """Everything that the bundled checkpoint learns from.
 
     Args:
-        data: folder with emoji/ and clothing/; emoji_styles/<style>/, cutouts/<category>/, things/<category>/ and
-            photos/ are used if they are there.
+        data: folder with emoji/ and clothing/; emoji_styles/<style>/, cutouts/<category>/, things/<category>/,
+            photos/ and the kinds/ of the last two are used if they are there.
         dice: of the scenes; its device is where they are composed.
         shares: how often each is drawn.
         pasting: how cut-outs are pasted.
@@ -107,6 +109,9 @@ def bundled_mixture(
         strange += [(pasted, kinds), (kinds, clothing), (kinds, people)]
     if views is not None:
         mixture.append((shares.photos, SamePhoto(views)))
+    seen = [TwoPhotos(shown, KINDS) for shown in (things, views) if shown is not None]
+    seen = [pairs for pairs in seen if len(pairs.rows)]
+    mixture += [(shares.kinds / len(seen), pairs) for pairs in seen]
     return SceneMaker(mixture, dice, shares.random_colours, shares.strangers, strange)
 
 

@@ -29,7 +29,7 @@ HELD_OUT_OF_256 = 26  # about 10 % of code points and of photos
 SKIN_AND_GENDER = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff", "2640", "2642", "200d", "fe0f"}
 MIN_REGION, MAX_REGION = 0.02, 0.7  # share of the photo that a region may cover
 MIN_CUT_OUT = 0.03
-CLASSES, COLOURS, PEOPLE = 0, 1, 2  # layers of Photos.labels
+CLASSES, COLOURS, PEOPLE, KINDS = 0, 1, 2, 3  # layers of Photos.labels
 _Given = TypeVar("_Given")
 _Read = TypeVar("_Read")
 
@@ -103,8 +103,8 @@ class Photos:
     """Square photos, and the table of every region in them that can be asked for.
 
     pixels: (M, 3, 192, 192) uint8; aspect not kept, as the service does not keep it.
-    labels: (M, 3, 192, 192) uint8; layer 0 annotated classes (0 = background), layer 1 regions of like colour, layer 2
-        whole people (1 wherever any class is annotated).
+    labels: (M, 3 or 4, 192, 192) uint8; layer 0 annotated classes (0 = background), layer 1 regions of like colour,
+        layer 2 whole people (1 wherever any class is annotated), layer 3 kinds that `training.kinds` found (0 = none).
     photo, layer, value: (R,) int64; region r is `labels[photo, layer] == value`.
     box: (R, 4) float, centre x, centre y, width, height in [0, 1].
     first, count: (R,) int64; the regions of the same class, in any photo, are rows first .. first + count - 1;
@@ -226,11 +226,17 @@ def load_clothing(folder: Path, *, held_out: bool) -> Photos:
     return tabulate(_planes(pixels), torch.from_numpy(np.stack(labels)), max(map(int, classes)))
 
 
+def kinds_path(data: Path, photo: Path) -> Path:
+    """Where the kinds of a photo of <data>/photos/ or <data>/things/ are kept: PNG, 192 x 192, kinds as bytes."""
+    return data / "kinds" / photo.relative_to(data).with_suffix(".png")
+
+
 def load_folder(folder: Path, size: int = PHOTO_SIZE) -> Photos:
     """Read anyone's pictures: `<category>/images/<name>.*` with `<category>/masks/<name>.png`.
 
     Args:
-        folder: of at least one category; masks are True where brighter than middle grey.
+        folder: of at least one category; masks are True where brighter than middle grey. Kinds are read from kinds/
+            beside it.
         size: side of the squares that are kept, in pixels.
 
     Raises:
@@ -254,11 +260,14 @@ def load_folder(folder: Path, size: int = PHOTO_SIZE) -> Photos:
         return pixels, hit.astype(np.uint8) * value
 
     pixels, labels = zip(*_each(read, found), strict=True)
-    return tabulate(_planes(pixels), torch.from_numpy(np.stack(labels)), len(categories))
+    kinds = _load_kinds(folder.parent, [path for path, _, _ in found], size)
+    return tabulate(_planes(pixels), torch.from_numpy(np.stack(labels)), len(categories), kinds)
 
 
 def load_photos(folder: Path) -> Photos:
-    """Read photos without masks, `*.jpg`: backgrounds, and regions of like colour to ask for.
+    """Read photos without masks, `*.jpg`: backgrounds, and regions of like colour and of like kinds to ask for.
+
+    Kinds are read from kinds/ beside the folder.
 
     Raises:
         FileNotFoundError: there is none in the folder.
@@ -272,21 +281,39 @@ def load_photos(folder: Path) -> Photos:
             return np.asarray(image.convert("RGB").resize((PHOTO_SIZE,) * 2, Image.Resampling.BICUBIC))
 
     pixels = _each(read, paths)
-    return tabulate(_planes(pixels), torch.zeros(len(pixels), PHOTO_SIZE, PHOTO_SIZE, dtype=torch.uint8), 0)
+    nothing = torch.zeros(len(pixels), PHOTO_SIZE, PHOTO_SIZE, dtype=torch.uint8)
+    return tabulate(_planes(pixels), nothing, 0, _load_kinds(folder.parent, paths, PHOTO_SIZE))
 
 
-def tabulate(pixels: Tensor, annotated: Tensor, last_class: int) -> Photos:
-    """Find every region of a fair size, annotated or of like colour.
+def _load_kinds(data: Path, photos: Sequence[Path], size: int) -> Tensor | None:
+    """(M, size, size) uint8, 0 where a photo has none; None if no kinds were found."""
+    if not (data / "kinds").is_dir():
+        return None
+
+    def read(photo: Path) -> NDArray[np.uint8]:
+        path = kinds_path(data, photo)
+        if not path.is_file():
+            return np.zeros((size, size), np.uint8)
+        with Image.open(path) as kinds:
+            return np.asarray(kinds.resize((size, size), Image.Resampling.NEAREST))
+
+    return torch.from_numpy(np.stack(_each(read, photos)))
+
+
+def tabulate(pixels: Tensor, annotated: Tensor, last_class: int, kinds: Tensor | None = None) -> Photos:
+    """Find every region of a fair size: annotated, of like colour, of a kind.
 
     Args:
         pixels: (M, 3, 192, 192) uint8.
         annotated: (M, 192, 192) uint8, class indices, 0 = background.
         last_class: largest class index.
+        kinds: (M, 192, 192) uint8, 0 = none.
     """
-    labels = torch.stack([annotated, colour_regions(pixels), (annotated > 0).to(torch.uint8)], 1)
+    maps = [annotated, colour_regions(pixels), (annotated > 0).to(torch.uint8), *([] if kinds is None else [kinds])]
+    labels = torch.stack(maps, 1)
     size = pixels.shape[-1]
     rows: list[tuple[int, int, int, float, float, float, float]] = []
-    for layer, last in enumerate((last_class, int(labels[:, 1].max()), 1)):
+    for layer, last in enumerate([last_class, *(int(own.max()) for own in maps[1:])]):
         area = _counts(labels[:, layer], last + 1) / size**2
         for value in range(1, last + 1):
             fair = torch.nonzero((area[:, value] >= MIN_REGION) & (area[:, value] <= MAX_REGION))[:, 0]
@@ -323,7 +350,7 @@ def cut_outs(photos: Photos) -> Sprites:
     Each region is a kind of its own; the table is sorted by class, so neighbours are related.
     """
     chosen, size = [], photos.pixels.shape[-1]
-    for row in torch.nonzero(photos.layer != COLOURS)[:, 0].tolist():
+    for row in torch.nonzero((photos.layer == CLASSES) | (photos.layer == PEOPLE))[:, 0].tolist():
         mask = photos.labels[photos.photo[row], photos.layer[row]] == photos.value[row]
         if mask.float().mean() < MIN_CUT_OUT:
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import pad
-from transformers import Dinov2Config, Dinov2Model
 
 from evaluation.metrics import intersection_over_union
-from model.checkpoint import BUNDLED, load, resolve
 from training import outlines
 from training.draw import Dice
 from training.sources import load_folder
@@ -39,48 +35,6 @@ def photographed(sprites: Tensor, dice: Dice, folder: Path) -> Areas:
         Image.fromarray(shown.clamp(0, 255).byte().permute(1, 2, 0).numpy()).save(folder / f"{name}.jpg", quality=95)
         areas[name] = (framed[3] > 127).numpy()
     return areas
-
-
-@pytest.fixture(scope="module")
-def pupil(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DINOv2 checkpoint that sees: the image stream of the bundled network."""
-    network = load(resolve(BUNDLED), torch.float32)
-    config, ours, folder = network.config, network.state_dict(), tmp_path_factory.mktemp("pupil")
-    assert config.mlp_dim is not None
-    ratio = math.ceil(config.mlp_dim / config.hidden_size)
-    idle = ratio * config.hidden_size - config.mlp_dim  # hidden units, which a DINOv2 has for its form alone
-    teacher = Dinov2Model(
-        Dinov2Config(
-            hidden_size=config.hidden_size,
-            num_attention_heads=config.num_attention_heads,
-            num_hidden_layers=config.num_hidden_layers,
-            mlp_ratio=ratio,
-            patch_size=config.patch_size,
-            image_size=config.half_size[0],
-            layerscale_value=1.0,
-        )
-    )
-    state = teacher.state_dict()
-    embeddings = network.model.embeddings
-    places = embeddings.positions()[0] + (embeddings.segment_token_input + embeddings.type_token_instance)[0, 0]
-    state["embeddings.position_embeddings"][0, 1:] = places / 2  # both streams are averaged at the merge
-    for kind in ("weight", "bias"):
-        named = f"patch_embeddings.projection.{kind}"
-        state[f"embeddings.{named}"] = ours[f"model.embeddings.{named}"] / 2
-        for index in range(config.num_hidden_layers):
-            own, theirs = f"model.encoder.layers.{index}.", f"encoder.layer.{index}."
-            scale = 2.0 if index <= config.merge_index else 1.0
-            for part, weight in zip("qkv", ours[f"{own}attention.qkv.{kind}"].chunk(3), strict=True):
-                state[f"{theirs}attention.{part}_proj.{kind}"] = weight
-            state[f"{theirs}attention.o_proj.{kind}"] = ours[f"{own}attention.proj.{kind}"] / scale
-            entering, leaving = ours[f"{own}mlp.lin1.{kind}"], ours[f"{own}mlp.lin2.{kind}"] / scale
-            state[f"{theirs}mlp.fc1.{kind}"] = torch.cat([entering, entering.new_zeros(idle, *entering.shape[1:])])
-            state[f"{theirs}mlp.fc2.{kind}"] = pad(leaving, (0, idle)) if kind == "weight" else leaving
-            state[f"{theirs}norm1.{kind}"] = ours[f"{own}layernorm_before.{kind}"]
-            state[f"{theirs}norm2.{kind}"] = ours[f"{own}layernorm_after.{kind}"]
-    teacher.load_state_dict(state)
-    teacher.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
