@@ -20,7 +20,7 @@ from PIL import Image
 from torch.nn import functional
 from tqdm import tqdm
 
-from training.sources import MAX_REGION, MIN_REGION, PHOTO_SIZE, kinds_path
+from training.sources import MAX_REGION, MIN_REGION, PHOTO_SIZE, kinds_path, read_photo
 from training.teacher import SOURCE, Teacher
 
 PLACES = 24  # rows and columns in which the teacher looks at a photo
@@ -45,20 +45,16 @@ class Onlooker:
         """Take the teacher, and photos that show what it sees in any."""
         self._teacher = teacher
         self._usual: Floats = np.zeros((1, 1), np.float32)
-        teacher.measure(torch.cat([self._pixels(path) for path in some[:_AT_A_TIME]]), (PLACES, PLACES))
-        self._usual = np.mean([self([path])[0] for path in some], 0)
+        first = [teacher.pixels(read_photo(path), PLACES) for path in some[:_AT_A_TIME]]
+        teacher.measure(torch.cat(first), (PLACES, PLACES))
+        self._usual = np.mean([self([read_photo(path)])[0] for path in some], 0)
 
-    def __call__(self, paths: Sequence[Path]) -> Floats:
+    def __call__(self, pictures: Sequence[Image.Image]) -> Floats:
         """(N, PLACES * PLACES, features) of photos, without what is usual at each place."""
-        pixels = torch.cat([self._pixels(path) for path in paths])
+        pixels = torch.cat([self._teacher.pixels(picture, PLACES) for picture in pictures])
         # The later of its layers that are listened to: things of one name are most alike there.
         seen: Floats = self._teacher(pixels, (PLACES, PLACES))[-1].numpy()
         return seen - self._usual
-
-    def _pixels(self, path: Path) -> torch.Tensor:
-        """(1, 3, H, W) of the size that the teacher looks at."""
-        pixels = torch.from_numpy(np.array(_squared(path, PLACES * self._teacher.patch_size)))
-        return pixels.permute(2, 0, 1)[None]
 
 
 def regions(seen: Floats) -> tuple[Floats, Floats]:
@@ -93,23 +89,26 @@ def regions(seen: Floats) -> tuple[Floats, Floats]:
 def outlined(picture: Image.Image, shares: Floats) -> Bytes:
     """(H, W) number of the region of each pixel: as the places say, with edges where the picture has some."""
     grey = np.asarray(picture.convert("L"), np.float32) / np.float32(255)
+    usual = _around(grey)
+    variance = _around(grey * grey) - usual * usual + _EDGE
+
+    def guided(share: Floats) -> Floats:
+        """Around each pixel linear in the grey value: it gets edges where the picture has edges."""
+        value = _around(share)
+        slope = (_around(grey * share) - usual * value) / variance
+        return _around(slope) * grey + _around(value - slope * usual)
+
     enlarged = (
         cv2.resize(np.ascontiguousarray(shares[..., region]), picture.size, interpolation=cv2.INTER_CUBIC)
         for region in range(shares.shape[2])
     )
-    best = np.stack([_guided(grey, np.asarray(share, np.float32)) for share in enlarged]).argmax(0)
+    best = np.stack([guided(np.asarray(share, np.float32)) for share in enlarged]).argmax(0)
     return np.asarray(best, np.uint8)
 
 
-def _guided(guide: Floats, blurred: Floats) -> Floats:
-    """Let (H, W) values have edges where the guide has edges: around each pixel they are linear in the guide."""
-
-    def mean(values: NDArray[np.floating]) -> Floats:
-        return np.asarray(cv2.blur(values, (2 * _RADIUS + 1,) * 2), np.float32)
-
-    usual, value = mean(guide), mean(blurred)
-    slope = (mean(guide * blurred) - usual * value) / (mean(guide * guide) - usual * usual + _EDGE)
-    return mean(slope) * guide + mean(value - slope * usual)
+def _around(values: NDArray[np.floating]) -> Floats:
+    """The mean of what is near each of (H, W) pixels."""
+    return np.asarray(cv2.blur(values, (2 * _RADIUS + 1,) * 2), np.float32)
 
 
 def kinds(looks: Floats, most: int = MOST_KINDS, seed: int = 0) -> NDArray[np.int64]:
@@ -146,10 +145,10 @@ def write_kinds(data: Path, teacher: Teacher) -> int:
     found: list[tuple[Bytes, NDArray[np.intp]]] = []  # of each photo: its pixels' regions, and those of a fair size
     looks: list[Floats] = []
     for first in tqdm(range(0, len(photos), _AT_A_TIME), disable=None):
-        paths = photos[first : first + _AT_A_TIME]
-        for path, seen in zip(paths, onlooker(paths), strict=True):
+        pictures = [read_photo(path) for path in photos[first : first + _AT_A_TIME]]
+        for picture, seen in zip(pictures, onlooker(pictures), strict=True):
             own, shares = regions(seen)
-            pixels = outlined(_squared(path, PHOTO_SIZE), shares)
+            pixels = outlined(picture.resize((PHOTO_SIZE,) * 2, Image.Resampling.BICUBIC), shares)
             area = np.bincount(pixels.ravel(), minlength=len(own)) / pixels.size
             fair = np.nonzero((area >= MIN_REGION) & (area <= MAX_REGION))[0]
             found.append((pixels, fair))
@@ -163,11 +162,6 @@ def write_kinds(data: Path, teacher: Teacher) -> int:
         written.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(number[pixels]).save(written)
     return len(photos)
-
-
-def _squared(path: Path, side: int) -> Image.Image:
-    with Image.open(path) as stored:
-        return stored.convert("RGB").resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _unit(vectors: Floats) -> Floats:

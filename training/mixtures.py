@@ -104,14 +104,14 @@ def bundled_mixture(
     # Not the other way round: pasted scenes have these photos for backgrounds.
     strange: list[tuple[Source, Source]] = [(pasted, clothing), (pasted, people)]
     if things is not None:
-        kinds = TwoPhotos(things, CLASSES, shares.elsewhere)
-        mixture.append((shares.things, kinds))
-        strange += [(pasted, kinds), (kinds, clothing), (kinds, people)]
+        named = TwoPhotos(things, CLASSES, shares.elsewhere)
+        mixture.append((shares.things, named))
+        strange += [(pasted, named), (named, clothing), (named, people)]
     if views is not None:
         mixture.append((shares.photos, SamePhoto(views)))
-    seen = [TwoPhotos(shown, KINDS) for shown in (things, views) if shown is not None]
-    seen = [pairs for pairs in seen if len(pairs.rows)]
-    mixture += [(shares.kinds / len(seen), pairs) for pairs in seen]
+    kinds = [TwoPhotos(shown, KINDS) for shown in (things, views) if shown is not None]
+    kinds = [pairs for pairs in kinds if len(pairs.rows)]
+    mixture += [(shares.kinds / len(kinds), pairs) for pairs in kinds]
     return SceneMaker(mixture, dice, shares.random_colours, shares.strangers, strange)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from training.sources import read_photo
 from training.teacher import SOURCE, Teacher
 
 LONGEST_SIDE = 192  # of the pictures that are kept, in pixels
@@ -44,17 +45,10 @@ def places(teacher: Teacher, pictures: Sequence[Image.Image]) -> Floats:
     """What the teacher sees: (N, PLACES, PLACES, features), each of its two layers scaled to length 10."""
     seen = []
     for picture in pictures:
-        layers = teacher(_pixels(teacher, picture), (PLACES, PLACES))
+        layers = teacher(teacher.pixels(picture, PLACES), (PLACES, PLACES))
         both = torch.nn.functional.normalize(layers[:, 0], dim=2).movedim(0, 1).flatten(1)
         seen.append(10 * both.numpy())
     return np.stack(seen).reshape(len(seen), PLACES, PLACES, -1)
-
-
-def _pixels(teacher: Teacher, picture: Image.Image) -> torch.Tensor:
-    """(1, 3, H, W) of the size that the teacher looks at."""
-    size = (PLACES * teacher.patch_size,) * 2
-    pixels = torch.from_numpy(np.array(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)))
-    return pixels.permute(2, 0, 1)[None]
 
 
 def likely(seen: Floats, others: Floats, seed: int = 0) -> Floats:
@@ -159,8 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--most", type=int, default=70, help="photos of each category (default %(default)s)")
     given = parser.parse_args(arguments)
     teacher = Teacher(given.teacher)
-    elsewhere = [_read(path) for path in _chosen(given.others, 360)]
-    teacher.measure(torch.cat([_pixels(teacher, photo) for photo in elsewhere[:_MEASURED]]), (PLACES, PLACES))
+    elsewhere = [read_photo(path) for path in _chosen(given.others, 360)]
+    teacher.measure(torch.cat([teacher.pixels(photo, PLACES) for photo in elsewhere[:_MEASURED]]), (PLACES, PLACES))
     others = places(teacher, elsewhere)
     for folder in tqdm(sorted(path for path in given.photos.iterdir() if path.is_dir()), disable=None):
         paths = _chosen(folder, given.most)
@@ -169,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images, masks = given.out / folder.name / "images", given.out / folder.name / "masks"
         images.mkdir(parents=True, exist_ok=True)
         masks.mkdir(exist_ok=True)
-        pairs = outlined(teacher, [_read(path) for path in paths], others)
+        pairs = outlined(teacher, [read_photo(path) for path in paths], others)
         for path, (picture, area) in zip(paths, pairs, strict=True):
             if area is not None:
                 picture.save(images / f"{path.stem}.jpg", quality=92)
@@ -180,11 +174,6 @@ def _chosen(folder: Path, most: int) -> list[Path]:
     """So many of a folder's photos, the same at every call."""
     paths = sorted(folder.glob("*.jpg"))
     return sorted(paths[place] for place in np.random.default_rng(0).permutation(len(paths))[:most])
-
-
-def _read(path: Path) -> Image.Image:
-    with Image.open(path) as stored:
-        return stored.convert("RGB")
 
 
 if __name__ == "__main__":

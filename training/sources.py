@@ -226,6 +226,12 @@ def load_clothing(folder: Path, *, held_out: bool) -> Photos:
     return tabulate(_planes(pixels), torch.from_numpy(np.stack(labels)), max(map(int, classes)))
 
 
+def read_photo(path: Path) -> Image.Image:
+    """RGB, at its own size."""
+    with Image.open(path) as stored:
+        return stored.convert("RGB")
+
+
 def kinds_path(data: Path, photo: Path) -> Path:
     """Where the kinds of a photo of <data>/photos/ or <data>/things/ are kept: PNG, 192 x 192, kinds as bytes."""
     return data / "kinds" / photo.relative_to(data).with_suffix(".png")

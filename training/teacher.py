@@ -14,7 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -69,6 +71,12 @@ class Teacher(nn.Module):
         self.blocks = heard_blocks(config.num_hidden_layers)
         self.register_buffer("mean", torch.zeros(len(HEARD), self.width))
         self.register_buffer("deviation", torch.ones(len(HEARD), self.width))
+
+    def pixels(self, picture: Image.Image, places: int) -> Tensor:
+        """(1, 3, H, W) uint8 of a picture, as large as it is looked at in places x places."""
+        size = (places * self.patch_size,) * 2
+        pixels = torch.from_numpy(np.array(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)))
+        return pixels.permute(2, 0, 1)[None]
 
     @torch.no_grad()
     def forward(self, pictures: Tensor, grid: tuple[int, int]) -> Tensor:
