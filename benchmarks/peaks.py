@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: oneDNN's rate of large products in each precision, and the memory's.
+"""What this machine can do at most, measured: the rate of large products in each precision, and the memory's.
 
 These are the roofs of the roofline. A rate depends on the size, so several are tried: the network's own, and larger.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import cores
-from model.kernels.products import is_native, product
+from model.kernels.products import is_native, is_onednn_ahead, product
 
 SHAPES = ((1568, 1024, 4096), (1568, 4096, 1024), (2048, 4096, 4096))
 """(rows, inner, columns) of the products."""
@@ -56,7 +56,7 @@ def _rate(mode: str, shape: tuple[int, int, int], seconds: float) -> float:
     elif mode in ("float32", "bfloat16"):
         dtype = torch.bfloat16 if mode == "bfloat16" else torch.float32
         inputs, weight = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
-        if is_native(dtype):
+        if is_onednn_ahead(dtype):
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
             work = partial(torch.ops.mkldnn._linear_pointwise, inputs, packed, None, "none", [], "")
         else:

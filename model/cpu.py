@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -14,8 +13,8 @@ from model.config import SegGptConfig
 from model.decoder import SegGptDecoder, SegGptDecoderHead
 from model.encoder import AttentionKernel, SegGptAttention, SegGptLayer
 from model.kernels.blocked_attention import BlockedAttention
-from model.kernels.linear import Activation, PackedLinear, QuantisedLinear, WidenedLinear
-from model.kernels.products import is_native
+from model.kernels.linear import Activation, PackedLinear, PlainLinear, QuantisedLinear
+from model.kernels.products import CLEARLY, fastest_seconds, is_native, is_onednn_ahead
 from model.kernels.rows import add_norm, paint
 from model.layout import Layout
 from model.pages import release_pages, release_unused
@@ -28,8 +27,6 @@ Pack = Callable[[Tensor, Tensor | None, Activation], nn.Module]
 
 # Pixel rows that are painted at a time.
 _STRIP_PIXELS = 64
-# A kernel of ours must be ahead by this much: timings waver, and a service should start the same way every day.
-_CLEARLY = 0.8
 # Relative rms error against float32 that an attention kernel may have.
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -49,7 +46,7 @@ def prepare(model: SegGptForImageSegmentation, precision: str) -> tuple[str, str
     config = model.config
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     tokens = config.grid[0] * config.grid[1]
-    linear = PackedLinear if is_native(dtype) else WidenedLinear
+    linear = PackedLinear if is_onednn_ahead(dtype) else PlainLinear
 
     def pack(weight: Tensor, bias: Tensor | None, activation: Activation) -> nn.Module:
         if precision == "int8":
@@ -205,15 +202,4 @@ def _fastest_attention(
     if not difference <= _TOLERANCES[dtype]:
         logger.warning("attention kernel %s is wrong on this machine: relative error %.1e", kernel.name, difference)
         return None
-    return BlockedAttention if _seconds(ours) < _CLEARLY * _seconds(plain) else None
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    """The faster of two calls after one that warms up."""
-    call()
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return BlockedAttention if fastest_seconds(ours, 2) < CLEARLY * fastest_seconds(plain, 2) else None

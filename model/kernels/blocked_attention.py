@@ -1,4 +1,4 @@
-"""Attention on a CPU: oneDNN's products block by block, and one pass between them for everything that is not a product.
+"""Attention on a CPU: products block by block, and one pass between them for everything that is not a product.
 
 No bias of (queries x keys) is ever written: the position terms come from one small product per block and meet the
 logits in the pass. Works on transposed logits (keys x queries), see `model.kernels.softmax`.

@@ -1,4 +1,4 @@
-"""Linear layers with weights packed once in the order that oneDNN's products read them."""
+"""Linear layers for answering: weights packed once in the order that oneDNN's products read them, or torch's own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from model.kernels.products import is_native
 from model.kernels.quantise import LARGEST, ZERO_POINT, quantise_rows, rescale_rows
+from model.kernels.rows import gelu_rows
 
 Activation = Literal["none", "gelu"]
 
@@ -44,15 +45,16 @@ class PackedLinear(nn.Module):
         return result.view(*inputs.shape[:-1], self.outputs)
 
 
-class WidenedLinear(nn.Module):
-    """A linear layer whose weights are kept as they are and multiplied in float32.
+class PlainLinear(nn.Module):
+    """A linear layer of torch's own float32 products, over weights that are kept as they are.
 
-    For bfloat16 on processors without products in it: half of float32's memory, about its speed.
+    For processors where these are faster than oneDNN's, and for bfloat16 where there are no products in it: half of
+    float32's memory, about its speed.
 
     Args: as PackedLinear's.
     """
 
-    name = "float32 products"
+    name = "torch"
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int, activation: Activation = "none") -> None:
         super().__init__()
@@ -64,7 +66,9 @@ class WidenedLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs) of the weights' precision."""
         result = F.linear(inputs.float(), self._weight.float(), self._bias)
-        return (F.gelu(result) if self._activation == "gelu" else result).to(self._weight.dtype)
+        if self._activation == "gelu":
+            gelu_rows(result.flatten(0, -2))
+        return result.to(self._weight.dtype)
 
 
 class QuantisedLinear(nn.Module):

@@ -62,8 +62,8 @@ def exp2(x):
     power = power * part + np.float32(2.4022648e-1)
     power = power * part + np.float32(6.9314720e-1)
     power = power * part + np.float32(1.0)
-    bits = np.int32(np.int32(np.int32(whole) + np.int32(127)) << np.int32(23))
-    return power * bits.view(np.float32)
+    exponent = np.int32(np.int32(whole) << np.int32(23))
+    return np.int32(np.float32(power).view(np.int32) + exponent).view(np.float32)
 
 
 @inlined

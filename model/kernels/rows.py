@@ -1,4 +1,6 @@
-"""Passes over rows of channels that torch would do in several: residual sum and layernorm, the decoder's last steps."""
+"""Passes over rows of channels that torch would do in several: residual sum and layernorm, gelu in place, the decoder's
+last steps.
+"""
 
 # mypy: allow-untyped-defs, allow-untyped-calls
 # Compiled functions have no annotations: numba infers types, for each kind of array anew.
@@ -76,6 +78,28 @@ def paint(features: Tensor, weight: Tensor, bias: Tensor, eps: float, head: Tens
 
     run_all(piece, batch * pieces)
     return colours
+
+
+def gelu_rows(values: Tensor) -> None:
+    """The exact gelu of each number, in place.
+
+    Args:
+        values: (T, C) float32; changed.
+    """
+    target = array(values)
+
+    def piece(index: int) -> None:
+        _gelu(target[index * _TOKENS : (index + 1) * _TOKENS])
+
+    run_all(piece, -(-len(values) // _TOKENS))
+
+
+@compiled
+def _gelu(values):
+    for row in range(len(values)):
+        target = values[row]
+        for channel in range(len(target)):
+            target[channel] = gelu(target[channel])
 
 
 @compiled

@@ -39,14 +39,22 @@ def _fill_terms(terms, first, start, lanes, of_row, of_column):
 def _logits(keys, start, lanes, scale, of_row, of_column, logits, largest):
     """The logits of one half's keys from their plain products, and the largest, per query."""
     columns = len(of_column)
-    largest[:] = np.float32(-3.0e38)
-    for key in range(len(keys)):
-        source, target = keys[key, start : start + lanes], logits[key]
-        row_term, column_term = of_row[key // columns], of_column[key % columns]
-        for lane in range(lanes):
-            value = widened(source[lane]) * scale + (row_term[lane] + column_term[lane])
-            target[lane] = value
-            largest[lane] = max(largest[lane], value)
+    # Two rows in turn: a maximum written where it was read becomes a masked store, which AMD's AVX2 cores do slowly.
+    before, now = largest, np.empty_like(largest)
+    before[:] = np.float32(-3.0e38)
+    key = 0
+    for key_row in range(len(keys) // columns):
+        row_term = of_row[key_row]
+        for key_column in range(columns):
+            source, target = keys[key, start : start + lanes], logits[key]
+            column_term = of_column[key_column]
+            for lane in range(lanes):
+                value = widened(source[lane]) * scale + (row_term[lane] + column_term[lane])
+                target[lane] = value
+                now[lane] = max(before[lane], value)
+            before, now = now, before
+            key += 1
+    largest[:] = before
 
 
 @compiled

@@ -7,7 +7,7 @@ import pytest
 from app.worker.channel import child_environment
 from benchmarks.child import TUNED, in_child
 from benchmarks.contenders import NEW_PROMPT, OURS, THEIRS, contender, question
-from benchmarks.cpu import MALLOCS, goal_table, markdown, tables
+from benchmarks.cpu import MALLOCS, goal_table, markdown, measurable, tables
 from benchmarks.measure import difference
 from benchmarks.plots import draw, latency, roofline, seconds
 from benchmarks.report import this_machine
@@ -123,3 +123,8 @@ def test_plots_draw_every_system_and_mode(tmp_path, monkeypatch):
     first = {path.name: path.read_bytes() for path in draw(tmp_path)}
     assert sorted(first) == ["latency.svg", "roofline.svg", "seconds.svg", "tuning.svg"]
     assert {path.name: path.read_bytes() for path in draw(tmp_path)} == first  # equal results, equal files
+
+
+def test_a_contender_that_would_take_minutes_is_left_out_where_bfloat16_is_emulated():
+    assert measurable("bfloat16") == THEIRS
+    assert measurable("float32") == ("transformers float32", "transformers int8")

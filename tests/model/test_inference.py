@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from model import SegGptForImageSegmentation
+from model import SegGptForImageSegmentation, cpu
 from model.checkpoint import BUNDLED, load, resolve
 from model.inference import PRECISIONS, native_precision, optimise
+from model.kernels import products
 from model.processing import SegGptImageProcessor
 from tests.model.conftest import TINY, answer_half, draw_batch, draw_weights, ours_like, reference_of, relative_rms
 
@@ -62,6 +63,22 @@ def test_a_prepared_network_answers_as_transformers_does(shape: str, precision: 
             whole = ours(**one, embedding_type=kind).pred_masks
             assert relative_rms(answer, wanted) <= GATES[precision]
             assert relative_rms(answer_half(whole), wanted) <= GATES[precision]
+
+
+@pytest.mark.parametrize("is_ahead", [True, False], ids=["onednn", "torch"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_float32_answers_the_same_with_either_library(is_ahead: bool, threads: int, monkeypatch: pytest.MonkeyPatch):
+    for module in (cpu, products):  # which one is ahead depends on the processor that runs this test
+        monkeypatch.setattr(module, "is_onednn_ahead", lambda dtype: is_ahead)
+    theirs = reference_of(TINY, seed=1)
+    batch = draw_batch(TINY, pairs=1, seed=1)
+    torch.set_num_threads(threads)
+    network = ours_like(theirs)
+    mode = optimise(network, "float32")
+    assert mode.linear == ("onednn" if is_ahead else "torch")
+    with torch.inference_mode():
+        wanted = answer_half(theirs(**batch).pred_masks)
+        assert relative_rms(network(**batch, answer_only=True).pred_masks, wanted) <= GATES["float32"]
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])

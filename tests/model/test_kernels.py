@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.kernels.linear import PackedLinear, QuantisedLinear
+from model.kernels.linear import PackedLinear, PlainLinear, QuantisedLinear
 from model.kernels.quantise import ZERO_POINT, quantise_rows, rescale_rows
 from model.kernels.rows import add_norm, paint
 from model.kernels.threads import run_all
@@ -66,8 +66,19 @@ def test_linear_layers_multiply_as_torchs_own(activation: str, has_bias: bool):
     weight, bias, inputs = drawn(40, 64), drawn(40, seed=1) if has_bias else None, drawn(3, 17, 64, seed=2)
     wanted = F.linear(inputs, weight, bias)
     wanted = F.gelu(wanted) if activation == "gelu" else wanted
-    assert relative_rms(PackedLinear(weight, bias, 51, activation)(inputs), wanted) <= 1e-6
+    for layer in (PackedLinear, PlainLinear):
+        assert relative_rms(layer(weight, bias, 51, activation)(inputs), wanted) <= 1e-6
     assert relative_rms(QuantisedLinear(weight, bias, 51, activation)(inputs).float(), wanted) <= 3e-2
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+def test_a_linear_layer_over_weights_in_bfloat16_rounds_its_results_alone(activation: str):
+    weight, bias, inputs = drawn(40, 64).bfloat16(), drawn(40, seed=1), drawn(3, 17, 64, seed=2).bfloat16()
+    wanted = F.linear(inputs.float(), weight.float(), bias)
+    wanted = F.gelu(wanted) if activation == "gelu" else wanted
+    answer = PlainLinear(weight, bias, 51, activation)(inputs)
+    assert answer.dtype == torch.bfloat16
+    assert relative_rms(answer.float(), wanted) <= ROUNDING[torch.bfloat16]
 
 
 def test_one_large_row_costs_the_others_no_precision():
