@@ -91,9 +91,13 @@ def parse_labels(text: str | None, kind: MaskKind) -> Labels:
         raise InvalidLabels(f"got {len(entries)} labels for binary masks; allowed is one")
     drawn = BINARY[0].colour if len(entries) == 1 else None
     defaults = palette(len(entries))
-    labels = [
-        _label(entry, place, kind, drawn or _colour(defaults[place])) for place, entry in enumerate(entries, start=1)
-    ]
+    try:
+        labels = [
+            _label(entry, place, kind, drawn or _colour(defaults[place]))
+            for place, entry in enumerate(entries, start=1)
+        ]
+    except RecursionError:  # what is wrong with it cannot be shown
+        raise InvalidLabels("got labels that are nested too deep; allowed are names or flat objects") from None
     for what in ("index", "name", "colour"):
         for value, times in Counter(getattr(label, what) for label in labels).items():
             if times > 1:

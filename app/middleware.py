@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import re
 import time
 import uuid
 from collections.abc import Set
+from http import HTTPStatus
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,9 +24,9 @@ from app.metrics import STAGES
 from app.problems import problem_response
 from app.requests import StageTimes
 from app.service import Service
+from app.uploads import Upload
 
 _REQUEST_ID: Final = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-_DISCARD_S: Final = 5.0
 
 logger = logging.getLogger("app.access")
 
@@ -51,6 +50,7 @@ class Observed:
         state = scope.setdefault("state", {})
         state["times"] = times
         state["arrived"] = time.monotonic()
+        upload = state["upload"] = Upload(scope, receive, self._service)
         status = 0
 
         async def send_observed(message: Message) -> None:
@@ -58,12 +58,14 @@ class Observed:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
+                if status >= HTTPStatus.BAD_REQUEST and headers.get("connection") != "close":
+                    await upload.discard()
                 headers["X-Request-ID"] = identity
                 headers["Server-Timing"] = _server_timing(times, start)
             await send(message)
 
         try:
-            await self._app(scope, receive, send_observed)
+            await self._app(scope, upload.receive, send_observed)
         except Exception:  # the last boundary: whatever it was, the client gets an answer and the log the traceback
             logger.exception("a request failed in a way that nobody foresaw")
             if not status:
@@ -137,13 +139,13 @@ class Guarded:
         most = settings.max_batch_bytes if is_streamed else settings.max_body_bytes
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > most:
-            # Not read at all: the connection is closed behind this answer.
             await self._refuse(_too_large(int(declared), most), scope, receive, send)
             return
         if (problem := self._service.refusal(patient=is_streamed)) is not None:
-            await _discard(receive, settings.max_body_bytes)
             await self._refuse(problem, scope, receive, send)
             return
+        upload: Upload = scope["state"]["upload"]
+        upload.is_streamed = is_streamed
         share = BodyShare(self._bodies)
 
         def hold(size: int) -> None:
@@ -171,15 +173,3 @@ class Guarded:
 
 def _too_large(got: int, allowed: int) -> BodyTooLarge:
     return BodyTooLarge(f"got {got} bytes or more; allowed are {allowed}", limit=allowed)
-
-
-async def _discard(receive: Receive, most_bytes: int) -> None:
-    """Read a refused body away: a client that is still sending would otherwise see a reset, not the answer."""
-    left = most_bytes
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DISCARD_S):
-            while left > 0:
-                message = await receive()
-                left -= len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return

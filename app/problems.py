@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app import logs
@@ -24,6 +25,8 @@ from app.errors import (
 )
 from app.schemas import ProblemBody
 
+CLIENT_LEFT: Final = 499
+"""Nobody reads it; logs and metrics do."""
 INSTANCE_PREFIX: Final = "urn:seggpt:request:"
 
 
@@ -38,6 +41,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _from_problem)
     app.add_exception_handler(RequestValidationError, _from_validation)
     app.add_exception_handler(HTTPException, _from_http)
+    app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=CLIENT_LEFT))
 
 
 def documented(*slugs: str) -> dict[int | str, dict[str, Any]]:
@@ -86,6 +90,8 @@ def _from_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, Problem):  # FastAPI wraps what reading the body raises
         return _from_problem(request, error.__cause__)
+    if isinstance(error.__cause__, ClientDisconnect):
+        return Response(status_code=CLIENT_LEFT)
     method, path = request.method, request.url.path
     problem: Problem
     if error.status_code == NotFound.status:

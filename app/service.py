@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -68,6 +68,7 @@ class Service:
         self.draining = False
         #: Set when the time for draining is over.
         self.given_up = asyncio.Event()
+        self._cut_short: set[asyncio.Timeout] = set()
         self._on_fatal = on_fatal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drain_until = 0.0
@@ -108,8 +109,21 @@ class Service:
     def _give_up(self) -> None:
         """The time for draining is over: what is not answered yet is answered now, as a refusal to be sent again."""
         self.given_up.set()
+        for limit in self._cut_short:
+            limit.reschedule(0.0)
         if self._batcher is not None:
             self._batcher.fail_all(Draining("the service stopped before this request's turn came"))
+
+    @contextlib.contextmanager
+    def cut_short(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """Let this limit pass when the time for draining is over, or now if it is."""
+        if self.given_up.is_set():
+            limit.reschedule(0.0)
+        self._cut_short.add(limit)
+        try:
+            yield
+        finally:
+            self._cut_short.discard(limit)
 
     async def stop(self) -> None:
         """Finish what was accepted, for at most `SEGGPT_DRAIN_S` since `drain`, then end every process and thread."""

@@ -82,7 +82,7 @@ class BatchRequest(FormRequest):
         async for part in self._following:
             if part.name == _IMAGE:
                 self._first = part
-                return [*head, Part(_IMAGE, part.filename or "", b"")]
+                return [*head, Part(_IMAGE, part.filename or _IMAGE, b"")]  # FastAPI takes no name for no file
             head.append(part)
             size = sum(len(one.content) for one in head)
             if part.is_dropped or size > settings.max_body_bytes:

@@ -11,7 +11,7 @@ from starlette.status import HTTP_200_OK
 
 from app.dependencies import ServiceOf, TimesOf
 from app.errors import InvalidRequest
-from app.problems import documented
+from app.problems import CLIENT_LEFT, documented
 from app.requests import Segmentation
 from app.routes.asking import Asked, asked
 from app.routes.formats import JSON, PNG, chosen
@@ -19,7 +19,6 @@ from app.routes.forms import FormRoute
 from app.schemas import SegmentationBody
 
 PATH: Final = "/v1/segment"
-_CLIENT_LEFT: Final = 499  # nobody reads it; logs and metrics do
 PROBLEMS: Final = (
     "malformed-multipart",
     "malformed-json",
@@ -124,7 +123,7 @@ async def segment(
     )
     answer = await unless_left(request, service.open_pipeline().segment(work))
     if answer is None:
-        return Response(status_code=_CLIENT_LEFT)
+        return Response(status_code=CLIENT_LEFT)
     return Response(answer, media_type=answer_type, headers={"Vary": "Accept"})
 
 
