@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         log_config=None,
         access_log=False,  # app.access writes its own, with stage times
         server_header=False,
-        # Unlike httptools it bounds headers, reads bodies of requests that offer an upgrade, and sends HTTP/1.0 no chunks.
+        # Unlike httptools it bounds headers, reads on where an upgrade is offered, and sends HTTP/1.0 no chunks.
         http="h11",
         # The service itself answers what it cannot finish in time; uvicorn would only cut connections.
         timeout_graceful_shutdown=math.ceil(settings.drain_s) + _LAST_ANSWERS_S,
