@@ -43,14 +43,15 @@ class Observed:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
+        given_headers = Headers(scope=scope)
+        given = given_headers.get("x-request-id", "")
         identity = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         logs.request_id.set(identity)
         times = StageTimes()
         state = scope.setdefault("state", {})
         state["times"] = times
-        state["arrived"] = time.monotonic()
-        upload = state["upload"] = Upload(scope, receive, self._service)
+        arrived = state["arrived"] = time.monotonic()
+        upload = state["upload"] = Upload(given_headers, arrived, receive, self._service)
         status = 0
 
         async def send_observed(message: Message) -> None:

@@ -41,7 +41,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _from_problem)
     app.add_exception_handler(RequestValidationError, _from_validation)
     app.add_exception_handler(HTTPException, _from_http)
-    app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=CLIENT_LEFT))
+    app.add_exception_handler(ClientDisconnect, _from_leaving)
 
 
 def documented(*slugs: str) -> dict[int | str, dict[str, Any]]:
@@ -86,12 +86,17 @@ def _fault(error: Mapping[str, Any]) -> str:
     return f"{field}: {error['msg']}{shown}"
 
 
+def _from_leaving(request: Request, error: Exception) -> Response:
+    del request, error
+    return Response(status_code=CLIENT_LEFT)
+
+
 def _from_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, Problem):  # FastAPI wraps what reading the body raises
         return _from_problem(request, error.__cause__)
     if isinstance(error.__cause__, ClientDisconnect):
-        return Response(status_code=CLIENT_LEFT)
+        return _from_leaving(request, error.__cause__)
     method, path = request.method, request.url.path
     problem: Problem
     if error.status_code == NotFound.status:

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -68,7 +68,7 @@ class Service:
         self.draining = False
         #: Set when the time for draining is over.
         self.given_up = asyncio.Event()
-        self._cut_short: set[asyncio.Timeout] = set()
+        self._limits: set[asyncio.Timeout] = set()
         self._on_fatal = on_fatal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drain_until = 0.0
@@ -109,21 +109,24 @@ class Service:
     def _give_up(self) -> None:
         """The time for draining is over: what is not answered yet is answered now, as a refusal to be sent again."""
         self.given_up.set()
-        for limit in self._cut_short:
+        for limit in self._limits:
             limit.reschedule(0.0)
         if self._batcher is not None:
             self._batcher.fail_all(Draining("the service stopped before this request's turn came"))
 
-    @contextlib.contextmanager
-    def cut_short(self, limit: asyncio.Timeout) -> Iterator[None]:
-        """Let this limit pass when the time for draining is over, or now if it is."""
-        if self.given_up.is_set():
-            limit.reschedule(0.0)
-        self._cut_short.add(limit)
-        try:
-            yield
-        finally:
-            self._cut_short.discard(limit)
+    @contextlib.asynccontextmanager
+    async def at_most(self, seconds: float) -> AsyncIterator[None]:
+        """As asyncio.timeout, and no longer than the time for draining.
+
+        Raises:
+            TimeoutError: either is over.
+        """
+        async with asyncio.timeout(0.0 if self.given_up.is_set() else max(0.0, seconds)) as limit:
+            self._limits.add(limit)
+            try:
+                yield
+            finally:
+                self._limits.discard(limit)
 
     async def stop(self) -> None:
         """Finish what was accepted, for at most `SEGGPT_DRAIN_S` since `drain`, then end every process and thread."""
