@@ -214,3 +214,9 @@ def test_a_batch_has_limits(tiny_folder: Path, tmp_path: Path) -> None:
         assert [item["status"] for item in sorted(items, key=lambda item: item["index"])][:2] == [200, 200]
         assert (last["done"], last["status"]) == (False, 413)
         assert server.metric("seggpt_bytes_in_flight") == 0
+
+
+def test_a_batch_may_begin_with_a_url_which_fails_alone(server: RunningServer) -> None:
+    items = by_index(post(server, body(*example(), ("image", None, b"http://images.example.com/0.png"), image(1))))
+    assert [item["status"] for item in items] == [422, 200]
+    assert items[0]["problem"]["type"] == "urn:seggpt:problem:url-not-allowed"

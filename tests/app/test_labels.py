@@ -70,3 +70,9 @@ def test_what_is_wrong_with_labels_is_said(text: str | None, kind: MaskKind, sai
 def test_the_palette_is_for_masks() -> None:
     assert palette(3).dtype == np.uint8
     assert palette(3)[0].tolist() == [0, 0, 0]
+
+
+def test_labels_nested_as_deep_as_they_like_are_refused() -> None:
+    for depth in range(1, 1200):  # somewhere on the way they can be read and not be shown
+        with pytest.raises(InvalidLabels):
+            parse_labels('[{"x": ' + "[" * depth + "]" * depth + "}]", "binary")
