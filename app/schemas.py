@@ -53,6 +53,10 @@ class Model(BaseModel):
         description="Where it came from: hub id, folder or file.", examples=["BAAI/seggpt-vit-large"]
     )
     revision: str | None = Field(description="Commit on the hub; null for local files.", examples=[None])
+    fingerprint: str = Field(
+        description="Of the weights: the same wherever they lie and in either layout, another after any training.",
+        examples=["8d969eef6ecad3c29a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92"],
+    )
     parameters: int | None = Field(description="Numbers in the network; null until loaded.", examples=[370723203])
     picture_size: Size = Field(description="What every picture is resized to before the network.")
     canvas_size: Size = Field(description="Prompt image above input image: what the network sees.")

@@ -323,6 +323,7 @@ class Service:
                 Model(
                     checkpoint=prepared.checkpoint["source"],
                     revision=prepared.checkpoint["revision"],
+                    fingerprint=prepared.fingerprint,
                     parameters=next((info.parameters for info in infos if info is not None), None),
                     picture_size=Size(height=prepared.cell_size[0], width=prepared.cell_size[1]),
                     canvas_size=Size(height=prepared.canvas_size[0], width=prepared.canvas_size[1]),

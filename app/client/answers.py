@@ -193,6 +193,7 @@ class Model:
 
     checkpoint: str
     revision: str | None
+    fingerprint: str
     parameters: int | None
     picture_size: tuple[int, int]
     patch_size: int
@@ -205,6 +206,7 @@ class Model:
         return cls(
             checkpoint=str(body["checkpoint"]),
             revision=body.get("revision"),
+            fingerprint=str(body["fingerprint"]),
             parameters=body.get("parameters"),
             picture_size=(int(size["height"]), int(size["width"])),
             patch_size=int(body["patch_size"]),

@@ -57,18 +57,20 @@ def output_names(inputs: Iterable[Input], suffix: str) -> list[PurePosixPath]:
     chosen = [short[place] if of_short[short[place]] == 1 else long[place] for place in range(len(names))]
     name, times = Counter(chosen).most_common(1)[0]
     if times > 1:
-        raise InputsError(f"{times} pictures would have the output {name}; give the folder above them, or run twice")
+        raise InputsError(
+            f"{times} pictures would have the output {name}; give the folder above them, or write to two folders"
+        )
     return chosen
 
 
-def check_overwrites(inputs: Iterable[Input], outputs: Iterable[Path]) -> None:
-    """Refuse outputs that would replace pictures.
+def check_overwrites(read: Iterable[Path], written: Iterable[Path]) -> None:
+    """Refuse outputs that would replace what is read.
 
     Raises:
         InputsError: one would.
     """
-    if replaced := {one.path.resolve() for one in inputs} & {path.resolve() for path in outputs}:
-        raise InputsError(f"{min(replaced)} would be replaced by its own output; write to another folder")
+    if replaced := {path.resolve() for path in read} & {path.resolve() for path in written}:
+        raise InputsError(f"{min(replaced)} is read, and an output would replace it; write to another folder")
 
 
 def _meant(word: str, outputs: Path | None) -> list[Input]:

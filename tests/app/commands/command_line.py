@@ -45,8 +45,8 @@ def files(folder: Path) -> list[str]:
 
 
 def records(journal: Path) -> list[dict[str, object]]:
-    """The journal's lines, the first one left out."""
-    return [json.loads(line) for line in journal.read_text().splitlines()][1:]
+    """The journal's lines about finished pictures."""
+    return [line for line in map(json.loads, journal.read_text().splitlines()) if "input" in line]
 
 
 def expected(url: str, shown: Sequence[str], path: Path, **options: object) -> bytes:
@@ -69,8 +69,8 @@ def start(*words: object) -> subprocess.Popen[str]:
 
 
 def wait_for_lines(journal: Path, count: int, process: subprocess.Popen[str]) -> None:
-    """Until the journal has so many; the run must not be over."""
-    while not journal.exists() or journal.read_bytes().count(b"\n") < count + 1:
+    """Until the journal has so many about finished pictures; the run must not be over."""
+    while not journal.exists() or journal.read_bytes().count(b'\n{"input": ') < count + 1:
         assert process.poll() is None
         time.sleep(0.002)
 

@@ -1,0 +1,123 @@
+"""`seggpt segment`: what lies where it writes, and is not its own, is not lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from model.checkpoint import load, resolve, save
+from tests.app.commands.command_line import JOURNAL, expected, files, many, own, records, seggpt, start, wait_for_lines
+from tests.app.conftest import RunningServer, picture
+
+
+def test_files_of_others_are_replaced_only_by_force(at: list[str], pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").write_bytes(b"drawn by hand")
+    _, error = seggpt("segment", pictures, "--out", out, *at, status=2)
+    assert f"{out / 'a.png'} is there, and is no output of this command" in error
+    assert (out / "a.png").read_bytes() == b"drawn by hand"
+    seggpt("segment", pictures, "--out", out, "--force", *at)
+    with Image.open(out / "a.png") as mask:
+        mask.load()
+    seggpt("segment", pictures, "--out", out, "--again", *at)
+    _, error = seggpt("segment", pictures, "--coco", out / "a.png", *at, status=2)
+    assert "--force" in error
+
+
+def test_the_example_s_own_files_are_never_replaced(at: list[str], shown: list[str], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    picture(3).save(tmp_path / "in" / "mask.jpg")
+    mask = Path(shown[3])
+    before = mask.read_bytes()
+    _, error = seggpt("segment", tmp_path / "in", "--out", mask.parent, "--force", *at, status=2)
+    assert f"{mask} is read, and an output would replace it" in error
+    assert mask.read_bytes() == before
+
+
+def test_two_folders_with_the_same_names_do_not_share_outputs(
+    at: list[str], shown: list[str], server: RunningServer, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for index, name in enumerate(("first", "second")):
+        (tmp_path / name).mkdir()
+        picture(index).save(tmp_path / name / "a.png")
+    first, second = (tmp_path / name / "a.png" for name in ("first", "second"))
+    seggpt("segment", first.parent, "--out", out, *at)
+    _, error = seggpt("segment", second.parent, "--out", out, *at, status=2)
+    assert f"is the output of {first}" in error
+    assert (out / "a.png").read_bytes() == expected(server.url, shown, first)
+    seggpt("segment", second.parent, "--out", out, "--force", *at)
+    assert (out / "a.png").read_bytes() == expected(server.url, shown, second)
+    _, error = seggpt("segment", first.parent, "--out", out, *at, status=2)
+    assert f"is the output of {second}" in error
+    seggpt("segment", first.parent, "--out", out, "--force", *at)
+    assert (out / "a.png").read_bytes() == expected(server.url, shown, first)
+
+
+@pytest.mark.parametrize("words", [[], ["--again"]])
+def test_a_coco_file_loses_no_pictures_unless_forced(
+    at: list[str], pictures: Path, tmp_path: Path, words: list[str]
+) -> None:
+    file = tmp_path / "all.json"
+    seggpt("segment", pictures, "--coco", file, *at)
+    before = file.read_bytes()
+    _, error = seggpt("segment", pictures / "deep", "--coco", file, *words, *at, status=2)
+    assert f"3 more pictures ({pictures / 'a.png'})" in error
+    assert file.read_bytes() == before
+    (pictures / "a.png").unlink()
+    seggpt("segment", pictures, "--coco", file, *words, *at)
+    seggpt("segment", pictures / "deep", "--coco", file, "--force", *words, *at)
+    assert len(json.loads(file.read_bytes())["images"]) == 3
+
+
+def test_what_cannot_be_written_to_is_said_at_once(pictures: Path, shown: list[str], tmp_path: Path) -> None:
+    # Nobody is at the address: it was not asked.
+    at = [*shown, "--url", "http://127.0.0.1:1"]
+    _, error = seggpt("segment", pictures, "--coco", tmp_path, *at, status=2)
+    assert error == f"seggpt segment: --coco {tmp_path}: is a folder, should be a file\n"
+    _, error = seggpt("segment", pictures, "--out", shown[1], *at, status=2)
+    assert error == f"seggpt segment: --out {shown[1]}: is no folder\n"
+
+
+def test_answers_of_other_weights_are_not_taken_for_done(
+    shown: list[str], pictures: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    weights = shutil.copytree(tiny_folder, tmp_path / "weights")
+    settings = own(weights, tmp_path)
+    words = ["segment", pictures / "a.png", "--out", tmp_path / "out", *shown]
+    seggpt(*words, **settings)
+    trained = load(resolve(weights))
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.01)
+    save(trained, weights)
+    _, error = seggpt(*words, status=2, **settings)
+    assert "other models" in error
+    seggpt(*words, "--again", **settings)
+
+
+def test_a_refused_option_leaves_nothing_behind(at: list[str], pictures: Path, tmp_path: Path) -> None:
+    words = ["segment", pictures, "--out", tmp_path / "out", *at]
+    _, error = seggpt(*words, "--threshold", "5", status=1)
+    assert "threshold" in error
+    seggpt(*words, "--threshold", "0.5")
+    assert len(files(tmp_path / "out")) == 6
+
+
+def test_what_goes_on_from_an_interrupted_again_is_told(at: list[str], tmp_path: Path) -> None:
+    words = ["segment", many(tmp_path / "in", 30), "--out", tmp_path / "out", "--images-per-call", "4", *at]
+    journal = tmp_path / "out" / JOURNAL
+    process = start(*words, "--again")
+    wait_for_lines(journal, 5, process)
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert "without --again, the same command goes on from here" in error
+    kept = records(journal)
+    seggpt(*words)
+    assert records(journal)[: len(kept)] == kept
