@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 
 from app.worker.devices import share_out
-from model.checkpoint import BUNDLED, load, resolve
+from model.checkpoint import load, resolve
 from model.inference import Mode, Precision, native_precision, optimise
 
 BATCHES = (1, 2, 4, 8)
@@ -30,13 +30,12 @@ class Bare:
     """
 
     def __init__(self, checkpoint: str, precision: str, is_known: bool) -> None:
-        source = BUNDLED if checkpoint == "bundled" else checkpoint
-        devices, self.threads = share_out("auto", None, resolve(source).parameters)
+        devices, self.threads = share_out("auto", None, resolve(checkpoint).parameters)
         assert set(devices) == {"cpu"}, "on a GPU `python -m benchmarks.gpu` measures"
         context = multiprocessing.get_context("spawn")
         pipes = [context.Pipe() for _ in devices]
         for _, other in pipes:
-            arguments = (other, source, precision, is_known, self.threads)
+            arguments = (other, checkpoint, precision, is_known, self.threads)
             context.Process(target=_serve, args=arguments, daemon=True).start()
         self._processes = [here for here, _ in pipes]
         modes: list[Mode] = [process.recv() for process in self._processes]

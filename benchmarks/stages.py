@@ -28,7 +28,7 @@ from benchmarks import servers
 from benchmarks.bodies import BOUNDARY, jpeg, mask_png, numbered, segment_request
 from benchmarks.client import Connection
 from benchmarks.report import RESULTS, Spread, Table, store, this_machine
-from model.checkpoint import BUNDLED, resolve
+from model.checkpoint import resolve
 
 SIZES = {"640x480": (480, 640), "1920x1080": (1080, 1920), "4000x3000": (3000, 4000)}
 OUTPUTS = {
@@ -110,8 +110,7 @@ def _ms(step: Callable[[], object]) -> float:
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Everything, as it goes to disk: medians and all values' extremes are taken when it is shown."""
-    source = BUNDLED if options.checkpoint == "bundled" else options.checkpoint
-    cell = resolve(source).config.half_size
+    cell = resolve(options.checkpoint).config.half_size
     result: dict[str, Any] = {"machine": this_machine().to_dict(), "served": {}, "direct": {}}
     async with servers.ours(options.checkpoint, {}) as server:
         for name, size in SIZES.items():

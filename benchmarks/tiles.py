@@ -25,7 +25,7 @@ from benchmarks.bodies import segment_request
 from benchmarks.client import Connection
 from benchmarks.report import RESULTS, Spread, Table, store, this_machine
 from benchmarks.tile_scene import make, score
-from model.checkpoint import BUNDLED, resolve
+from model.checkpoint import resolve
 
 SIZE = (4000, 6000)
 OBJECTS, OTHERS = 30, 30
@@ -83,8 +83,7 @@ async def ask(
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Everything, as it goes to disk."""
-    source = BUNDLED if options.checkpoint == "bundled" else options.checkpoint
-    cell = resolve(source).config.half_size
+    cell = resolve(options.checkpoint).config.half_size
     close_up = parse_tile(options.close_up)
     if close_up == "auto":
         raise SystemExit("--close-up is a size, such as 640x640")

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.report import RESULTS, Table, cores, store, this_machine
 from benchmarks.tuning_scene import write
-from model.checkpoint import BUNDLED, load, resolve
+from model.checkpoint import load, resolve
 from model.tuned_prompt import name_of
 from model.tuning import Tuning, TuningSettings
 from model.tuning_data import Pictures, read_folder
@@ -57,7 +57,7 @@ def ensembles(tuning: Tuning, shown: Pictures, judges: Pictures, sizes: Sequence
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Everything, as it goes to disk."""
     torch.set_num_threads(options.threads)
-    checkpoint = resolve(BUNDLED if options.checkpoint == "bundled" else options.checkpoint)
+    checkpoint = resolve(options.checkpoint)
     size = checkpoint.config.half_size
     folder = options.json.parent / "tuning-pictures"
     shown = read_folder(write(folder / "tune", options.pictures, seed=1), size)

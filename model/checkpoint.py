@@ -41,6 +41,8 @@ from model.weights import (
 
 BUNDLED = Path(__file__).parent / "checkpoints" / "seggpt-mini"
 
+_BUNDLED_NAME = "bundled"
+
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIG_KEY = "seggpt_config"  # in the metadata of what `save` writes: a lone file explains itself
@@ -96,7 +98,8 @@ def resolve(
 
     Args:
         source: a folder with config.json and model.safetensors (or its index and shards); a lone .safetensors or
-            original .pth (a config.json beside it is read); or a hub id, "owner/name".
+            original .pth (a config.json beside it is read); a hub id, "owner/name"; or "bundled", the small one that
+            comes along.
         revision: branch, tag or commit on the hub.
         cache_dir: where downloads are kept; None means Hugging Face's cache.
         token: for private repositories; None means `HF_TOKEN` or the stored login.
@@ -106,7 +109,7 @@ def resolve(
     Raises:
         CheckpointError: it is not there, is no checkpoint, is damaged, or does not fit its config.
     """
-    path = Path(source).expanduser()
+    path = BUNDLED if source == _BUNDLED_NAME else Path(source).expanduser()
     commit: str | None = None
     if source != "" and path.is_dir():
         weights = _weights_in(path)

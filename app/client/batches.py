@@ -135,7 +135,13 @@ class Batch:
 def batches(
     pictures: Iterable[Picture], options: tuple[Part, ...], as_json: bool, images_per_call: int
 ) -> Iterator[Batch]:
-    """Share pictures out among calls; each is asked for when the one before is answered."""
+    """Share pictures out among calls; each is asked for when the one before is answered.
+
+    Raises:
+        ValueError: no call would have any.
+    """
+    if images_per_call < 1:
+        raise ValueError(f"got {images_per_call} for images_per_call, must be at least 1")
     numbered = enumerate(pictures)
-    while some := dict(islice(numbered, images_per_call)):
-        yield Batch(some, options, as_json)
+    chunks = iter(lambda: dict(islice(numbered, images_per_call)), {})
+    return (Batch(some, options, as_json) for some in chunks)

@@ -88,6 +88,7 @@ def segment_options(options: argparse.Namespace, client: Client) -> SegmentOptio
     Raises:
         OSError: a file cannot be read.
         SegGptError: there is no such prompt.
+        ValueError: no prompt can have such a name.
     """
     asked: SegmentOptions = {}
     if options.prompt_image:

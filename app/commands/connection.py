@@ -26,6 +26,7 @@ _POLL_S: Final = 0.1
 _END_S: Final = 15
 _LOCAL_LIMIT_S: Final = 1800
 _PORT_TRIES: Final = 3
+_LONGEST_S: Final = 7 * 24 * 3600  # sockets know bounds, too, though later ones
 # What suits one user who waits; the environment wins.
 _LOCAL_SETTINGS: Final = {
     "SEGGPT_LOG_FORMAT": "text",
@@ -155,6 +156,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _seconds(text: str) -> float:
     seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise ValueError
+    if not 0 < seconds <= _LONGEST_S:
+        raise argparse.ArgumentTypeError(f"got {text}, allowed are more than 0 and at most {_LONGEST_S} seconds")
     return seconds

@@ -52,13 +52,14 @@ def _checkpoint(source: str) -> dict[str, Any]:
     # By name, since it brings torch along: who asks a service does not wait for that.
     checkpoints = import_module("model.checkpoint")
     try:
-        found = checkpoints.resolve(checkpoints.BUNDLED if source == "bundled" else source)
+        found = checkpoints.resolve(source)
     except checkpoints.CheckpointError as error:
         raise OSError(str(error)) from error
     height, width = found.config.half_size
     return {
         "checkpoint": found.source,
         "revision": found.revision,
+        "fingerprint": checkpoints.fingerprint(found),
         "weights": str(found.weights),
         "layout": found.layout,
         "bytes": found.weights.stat().st_size,

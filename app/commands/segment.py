@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             same = "without --again, the same command" if options.again else "the same command"
             return _say(f"interrupted; {same} goes on from here", STATUS)
-        except JournalError as error:
+        except (JournalError, ValueError) as error:  # the latter is the client's, of a prompt that cannot be one
             return _say(error, _WRONG_USAGE)
         except (SegGptError, OSError) as error:
             return _say(error, _FAILED)
@@ -205,5 +205,5 @@ def _say(what: object, status: int) -> int:
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"got {text}, must be at least 1")
     return number

@@ -95,7 +95,10 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.until_stdin_closes:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
-    _Server(config, service).run()
+    try:
+        _Server(config, service).run()
+    except SystemExit:  # uvicorn's, with a status of its own, where it cannot listen
+        return _FAILED
     return _FAILED if service.failure is not None else 0
 
 

@@ -12,7 +12,7 @@ import torch
 
 from app.commands.interrupts import STATUS, Interrupts
 from app.main import VERSION
-from model.checkpoint import BUNDLED, CheckpointError, fingerprint, load, resolve
+from model.checkpoint import CheckpointError, fingerprint, load, resolve
 from model.tuned_prompt import TunedPrompt, name_of
 from model.tuning import Check, Tuning, TuningSettings
 from model.tuning_data import TuningDataError, read_folder
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 
     After Ctrl-C or SIGTERM the best prompt until then is written all the same, if there is one.
     """
-    if options.out.exists() and not options.force:
+    if options.out.is_file() and not options.force:
         return _say(f"{options.out} is there; --force replaces it", _WRONG_USAGE)
     try:
         settings = TuningSettings(
@@ -63,8 +63,13 @@ def run(options: argparse.Namespace) -> int:
             held_out=options.held_out,
             seed=options.seed,
         )
+        if options.out.is_dir():
+            raise ValueError(f"--out {options.out}: is a folder, should be a file")
         if not options.out.absolute().parent.is_dir():
-            raise ValueError(f"{options.out.absolute().parent} is no folder")
+            raise ValueError(f"--out {options.out}: {options.out.absolute().parent} is no folder")
+        if options.threads is not None and options.threads < 1:
+            raise ValueError(f"--threads: got {options.threads}, must be at least 1")
+        _check_device(options.device)
     except ValueError as error:
         return _say(error, _WRONG_USAGE)
     try:
@@ -79,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
 def _tune(options: argparse.Namespace, settings: TuningSettings) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
-    checkpoint = resolve(BUNDLED if options.checkpoint == "bundled" else options.checkpoint)
+    checkpoint = resolve(options.checkpoint)
     pictures = read_folder(options.data, checkpoint.config.half_size)
     tuning = Tuning(load(checkpoint, torch.float32, options.device), pictures, settings)
     _line(f"{len(pictures)} pictures, {len(tuning.held_out)} of them held out; looking for the best single example")
@@ -105,6 +110,13 @@ def _tune(options: argparse.Namespace, settings: TuningSettings) -> int:
         f"of the best single example {prompt.iou_before:.3f}\n"
     )
     return status
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # an assertion in builds without CUDA
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
 
 def _shown(check: Check, settings: TuningSettings) -> str:

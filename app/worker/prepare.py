@@ -10,11 +10,10 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 from app.worker.devices import NoDeviceError, share_out
 from app.worker.messages import LoadFailed, Prepared, encode
-from model.checkpoint import BUNDLED, CheckpointError, fingerprint, resolve
+from model.checkpoint import CheckpointError, fingerprint, resolve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         checkpoint = resolve(
-            BUNDLED if options.checkpoint == "bundled" else options.checkpoint,
+            options.checkpoint,
             revision=options.revision,
             cache_dir=options.cache_dir,
             local_files_only=options.offline,
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _say(
         Prepared(
-            checkpoint=replace(checkpoint, source=options.checkpoint).to_dict(),
+            checkpoint=checkpoint.to_dict(),
             canvas_size=checkpoint.config.image_size,
             cell_size=checkpoint.config.half_size,
             patch_size=checkpoint.config.patch_size,

@@ -47,6 +47,12 @@ def test_it_says_what_it_can_without_loading_anything_heavy() -> None:
         (["tune", "--data", "d"], "--out"),
         (["tune", "--data", "d", "--out", "t.safetensors", "--steps", "0"], "steps is 0"),
         (["tune", "--data", "d", "--out", "nowhere/t.safetensors"], "is no folder"),
+        (["tune", "--data", "d", "--out", "."], "--out .: is a folder"),
+        (["tune", "--data", "d", "--out", "t.safetensors", "--threads", "0"], "--threads: got 0"),
+        (["tune", "--data", "d", "--out", "t.safetensors", "--device", "cuda:77"], "--device cuda:77: "),
+        (["tune", "--data", "d", "--out", "t.safetensors", "--device", "abacus"], "--device abacus: "),
+        (["segment", "x.png", "--out", "o", "--prompt", "p", "--images-per-call", "0"], "got 0, must be at least 1"),
+        (["segment", "x.png", "--out", "o", "--prompt", "p", "--timeout", "1e12"], "got 1e12, allowed are"),
         (["info", "x", "--url", "http://a"], "not allowed with"),
     ],
 )
@@ -61,6 +67,12 @@ def test_serve_takes_settings_as_options_and_names_wrong_ones(tmp_path: Path) ->
     assert [line.split(":")[0] for line in error.splitlines()] == ["SEGGPT_PORT", "SEGGPT_DTYPE"]
     _, error = seggpt("serve", "--port", "0", "--checkpoint", tmp_path / "nowhere", status=1)
     assert str(tmp_path / "nowhere") in error
+
+
+def test_an_address_that_is_not_this_machine_s_is_a_failure(tiny_folder: Path) -> None:
+    words = ["--host", "192.0.2.1", "--port", "0", "--checkpoint", tiny_folder, "--devices", "cpu"]
+    _, error = seggpt("serve", *words, status=1)
+    assert "192.0.2.1" in error
 
 
 def test_serve_can_end_with_whoever_started_it(tiny_folder: Path) -> None:

@@ -225,6 +225,11 @@ def test_a_batch_that_is_refused_as_a_whole_raises(client: Client) -> None:
     assert caught.value.slug == "prompt-not-found"
 
 
+def test_a_batch_in_calls_of_nothing_is_refused(client: Client) -> None:
+    with pytest.raises(ValueError, match="got 0 for images_per_call"):
+        client.segment_batch([picture(1)], images_per_call=0, examples=[(picture(0), disc())])
+
+
 def test_pictures_of_a_batch_are_taken_call_by_call(client: Client) -> None:
     taken = []
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.checkpoint import fingerprint, load, resolve
 from seggpt import Client, NotFoundError
 from tests.app.commands.command_line import (
     expected,
@@ -55,8 +56,6 @@ def test_prompts_of_this_machine_need_no_address(tiny_folder: Path, shown: list[
 
 
 def test_an_original_pth_becomes_a_checkpoint_that_is_served_alike(tiny_folder: Path, tmp_path: Path) -> None:
-    from model.checkpoint import load, resolve
-
     network = load(resolve(tiny_folder))
     original = write_original(tmp_path / "original.pth", network)
     (tmp_path / "config.json").write_bytes((tiny_folder / "config.json").read_bytes())
@@ -71,6 +70,8 @@ def test_an_original_pth_becomes_a_checkpoint_that_is_served_alike(tiny_folder: 
         str(tensor.dtype).removeprefix("torch.")
         for tensor in load(resolve(tmp_path / "converted")).state_dict().values()
     }
+    seggpt("convert", "bundled", tmp_path / "mini")
+    assert fingerprint(resolve(tmp_path / "mini")) == fingerprint(resolve("bundled"))
     _, error = seggpt("convert", tmp_path / "nowhere.pth", tmp_path / "other", status=1)
     assert "nowhere.pth" in error
 
@@ -79,7 +80,8 @@ def test_info_tells_of_a_checkpoint(tiny_folder: Path) -> None:
     facts = json.loads(seggpt("info", tiny_folder, "--json")[0])
     assert (facts["picture_size"], facts["layout"], facts["layers"]) == ([48, 64], "huggingface", 3)
     assert f"parameters: {facts['parameters']}\n" in seggpt("info", tiny_folder)[0]
-    assert "seggpt-mini" in seggpt("info")[0]
+    assert facts["fingerprint"] == fingerprint(resolve(tiny_folder))
+    assert "bundled" in seggpt("info")[0]
     assert "no such file" in seggpt("info", "nowhere", status=1)[1]
 
 

@@ -155,6 +155,15 @@ def test_nobody_at_the_address_is_one_line(shown: list[str], pictures: Path, tmp
     assert error.splitlines() == ["seggpt segment: http://127.0.0.1:1: [Errno 111] Connection refused"]
 
 
+@pytest.mark.parametrize("name", ["", ".."])
+def test_what_cannot_be_a_prompt_s_name_is_wrong_usage(
+    server: RunningServer, pictures: Path, tmp_path: Path, name: str
+) -> None:
+    words = ["--prompt", name, "--url", server.url]
+    _, error = seggpt("segment", pictures, "--out", tmp_path / "out", *words, status=2)
+    assert error == f"seggpt segment: got {name!r} for a prompt; allowed are its id and its name\n"
+
+
 def test_a_prompt_that_is_not_there_is_one_line(server: RunningServer, pictures: Path, tmp_path: Path) -> None:
     words = ["--prompt", "nobody", "--url", server.url]
     _, error = seggpt("segment", pictures, "--out", tmp_path / "out", *words, status=1)
