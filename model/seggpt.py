@@ -29,7 +29,7 @@ class SegGptImageSegmentationOutput(Output):
     """What was painted.
 
     Args:
-        loss: scalar, only with labels.
+        loss: float32 scalar, only with labels.
         pred_masks: (B, 3, 2H, W) ImageNet-normalised RGB, the answer is the lower half; with `answer_only`
             (groups, 3, H, W), the answer alone.
         hidden_states: as in SegGptEncoderOutput.
@@ -333,14 +333,16 @@ class SegGptForImageSegmentation(SegGptPreTrainedModel):
         """Smooth-L1 over the unknown patches: sum of losses / number of masked values, as in the references.
 
         There a mask of one row, the default among them, counts its values once however many pairs it is used for.
+        Sums are taken in float32: float16 counts no further than 65504.
         """
         height, _ = self.config.half_size
+        pred_masks, labels = pred_masks.float(), labels.float()
         if bool_masked_pos is None:
             answers = pred_masks[:, :, -height:]
             return F.smooth_l1_loss(answers, labels, beta=self.config.beta) * len(answers)
         assert prompt_masks is not None  # the encoder took it
         truth = torch.cat((prompt_masks, labels), dim=2)
-        unknown = bool_masked_pos.view(-1, 1, *self.config.grid).to(pred_masks.dtype)
+        unknown = bool_masked_pos.reshape(-1, 1, *self.config.grid).float()
         unknown = unknown.repeat_interleave(self.config.patch_size, 2).repeat_interleave(self.config.patch_size, 3)
         loss = F.smooth_l1_loss(pred_masks, truth, beta=self.config.beta, reduction="none")
         unknown = unknown.expand(len(unknown), *loss.shape[1:])

@@ -127,6 +127,23 @@ def test_the_loss_and_its_picture_equal_those_of_transformers(seed: int, mask_ro
     assert relative_rms(got.pred_masks, wanted.pred_masks) <= TOLERANCE
 
 
+@pytest.mark.parametrize("mask_rows", [None, 2], ids=["default mask", "a mask per pair"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_the_loss_in_half_precision_is_close(dtype: torch.dtype, mask_rows: int | None):
+    config = replace(TINY, image_size=(448, 224))  # more masked values than float16 can count
+    theirs = reference_of(config, seed=0)
+    ours = ours_like(theirs).to(dtype)
+    batch = draw_batch(config, pairs=2, seed=0)
+    batch["labels"] = draw_batch(config, pairs=2, seed=50)["prompt_masks"]
+    if mask_rows is not None:
+        batch["bool_masked_pos"] = _masked_patches(config, mask_rows)
+    with torch.inference_mode():
+        wanted = theirs(**batch).loss
+        got = ours(**{**batch, "labels": batch["labels"].to(dtype)}).loss
+    assert got.dtype == torch.float32
+    assert relative_rms(got, wanted) <= 1e-2
+
+
 def test_masked_patches_without_labels_equal_those_of_transformers():
     theirs = reference_of(TINY, seed=6)
     ours = ours_like(theirs)
