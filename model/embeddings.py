@@ -88,7 +88,12 @@ class SegGptEmbeddings(nn.Module):
         )
 
     def mask_stream(
-        self, masks: Tensor, layout: Layout, types: Tensor, unknown: tuple[Tensor, Tensor] | None, labels: Tensor
+        self,
+        masks: Tensor,
+        layout: Layout,
+        types: Tensor,
+        unknown: tuple[Tensor, Tensor] | None = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """(pairs, 3, H, W) prompt masks -> (T, hidden_size) float32.
 
@@ -99,7 +104,7 @@ class SegGptEmbeddings(nn.Module):
             layout: pairs and groups.
             types: from `types`.
             unknown: masked patches of the prompt half (pairs or 1, half_tokens) and of the input half, bool.
-            labels: (pairs, 3, H, W) what the unmasked patches of the input half show; unused without `unknown`.
+            labels: (groups, 3, H, W) what the unmasked patches of the input half show; goes with `unknown`.
         """
         upper, lower = self.positions()
         token, hidden = self.segment_token_prompt[0], self.mask_token[0]
@@ -107,10 +112,9 @@ class SegGptEmbeddings(nn.Module):
         hidden = hidden.float()
         inputs = hidden.expand(layout.groups, layout.half_tokens, -1)
         if unknown is not None:
+            assert labels is not None
             prompts = torch.where(unknown[0].unsqueeze(-1), hidden, prompts)
-            inputs = torch.where(
-                unknown[1].unsqueeze(-1), hidden, layout.first_of_group(self.patch_embeddings(labels).float())
-            )
+            inputs = torch.where(unknown[1].unsqueeze(-1), hidden, self.patch_embeddings(labels).float())
         return layout.flat(prompts + token + upper + _per_pair(layout, types), inputs + token + lower + types)
 
 

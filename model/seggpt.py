@@ -90,6 +90,25 @@ class SegGptPreTrainedModel(nn.Module):
     def _part_of(cls, whole: SegGptForImageSegmentation) -> Self:
         raise TypeError(f"{cls.__name__} is not a part of a checkpoint")
 
+    def _layout(self, pairs: int, group_sizes: Sequence[int] | None, feature_ensemble: bool | None = None) -> Layout:
+        rows, columns = self.config.grid
+        half_tokens = rows * columns // 2
+        sizes = group_sizes_of(pairs, group_sizes, feature_ensemble)
+        return Layout(sizes, half_tokens=half_tokens, prompt_tokens=half_tokens)
+
+    def _per_group(self, name: str, pictures: Tensor, layout: Layout) -> Tensor:
+        """(groups, 3, H, W) of pictures that are given once for each group or once for each pair."""
+        self._check_pictures(name, pictures, (layout.groups, layout.pairs))
+        if len(pictures) == layout.groups:
+            return pictures
+        firsts = layout.first_of_group(pictures)
+        if not torch.equal(layout.per_pair(firsts), pictures):
+            raise ValueError(f"the pairs of one group have different {name}; they are examples for one input image")
+        return firsts
+
+    def _check_pictures(self, name: str, pictures: Tensor, counts: Sequence[int] = ()) -> None:
+        _check_shape(name, pictures, counts, (self.config.num_channels, *self.config.half_size))
+
     @torch.no_grad()
     def _draw_weights(self, *parts: nn.Module) -> None:
         """Fresh weights as in the published training code: truncated normals, zero biases, plain norms."""
@@ -147,7 +166,8 @@ class SegGptModel(SegGptPreTrainedModel):
                 lower half.
             feature_ensemble: all pairs are examples of one input image (if group_sizes does not say otherwise).
             embedding_type: "instance" (default) or "semantic", or one of these per group.
-            labels: (B, 3, H, W) float, the true mask, seen only where bool_masked_pos leaves its patches visible.
+            labels: (B, 3, H, W) or (groups, 3, H, W) float, the true masks, seen only where bool_masked_pos leaves
+                their patches visible.
             output_attentions: also give every block's attention weights.
             output_hidden_states: also give every block's input and the last output.
             return_dict: False gives a plain tuple.
@@ -157,13 +177,15 @@ class SegGptModel(SegGptPreTrainedModel):
             mask_stream: from `mask_stream`, instead of prompt_masks.
 
         Raises:
-            ValueError: sizes, groups or embedding types do not fit together; the message says which.
+            ValueError: shapes, groups or embedding types do not fit together; the message says which.
         """
         if answer_only and (output_attentions or output_hidden_states):
             raise ValueError("answer_only computes no full hidden states or attentions; ask for one or the other")
-        layout = self._layout(prompt_pixel_values, group_sizes, feature_ensemble)
+        self._check_pictures("prompt_pixel_values", prompt_pixel_values)
+        layout = self._layout(len(prompt_pixel_values), group_sizes, feature_ensemble)
         types = self.embeddings.types(_types_of(embedding_type, layout))
-        inputs = self._inputs(pixel_values, layout)
+        inputs = self._per_group("pixel_values", pixel_values, layout)
+        labels = None if labels is None else self._per_group("labels", labels, layout)
         images = self.embeddings.image_stream(prompt_pixel_values, inputs, layout, types)
         masks: Tensor | MaskStream
         if mask_stream is None:
@@ -195,60 +217,35 @@ class SegGptModel(SegGptPreTrainedModel):
             embedding_type: as in `forward`, and the same there.
             group_sizes: as in `forward`, and the same there.
         """
-        layout = self._layout(prompt_masks, group_sizes, False)
+        layout = self._layout(len(prompt_masks), group_sizes)
         types = self.embeddings.types(_types_of(embedding_type, layout))
-        tokens = self._embedded_masks(prompt_masks, layout, types, None, None)
+        tokens = self._embedded_masks(prompt_masks, layout, types)
         return MaskStream(self.encoder.before_merge(tokens, layout), layout)
-
-    def _layout(self, prompts: Tensor, group_sizes: Sequence[int] | None, feature_ensemble: bool | None) -> Layout:
-        self._check_pictures(prompts)
-        rows, columns = self.config.grid
-        half_tokens = rows * columns // 2
-        sizes = group_sizes_of(len(prompts), group_sizes, feature_ensemble)
-        return Layout(sizes, half_tokens=half_tokens, prompt_tokens=half_tokens)
-
-    def _inputs(self, pixel_values: Tensor, layout: Layout) -> Tensor:
-        """(groups, 3, H, W): one input image per group."""
-        self._check_pictures(pixel_values)
-        if len(pixel_values) == layout.groups:
-            return pixel_values
-        if len(pixel_values) != layout.pairs:
-            raise ValueError(
-                f"pixel_values has {len(pixel_values)} pictures; {layout.pairs} pairs in {layout.groups} groups need "
-                f"{layout.groups} or {layout.pairs}"
-            )
-        inputs = layout.first_of_group(pixel_values)
-        if not torch.equal(layout.per_pair(inputs), pixel_values):
-            raise ValueError("the pairs of one group have different input images; they are examples for one image")
-        return inputs
 
     def _embedded_masks(
         self,
         prompt_masks: Tensor | None,
         layout: Layout,
         types: Tensor,
-        bool_masked_pos: Tensor | None,
-        labels: Tensor | None,
+        bool_masked_pos: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         if prompt_masks is None:
             raise ValueError("prompt_masks is missing; only a mask_stream stands in for it")
-        self._check_pictures(prompt_masks)
-        if len(prompt_masks) != layout.pairs:
-            raise ValueError(f"prompt_masks has {len(prompt_masks)} masks for {layout.pairs} prompt images")
-        unknown = None
-        if bool_masked_pos is not None:
-            upper, lower = bool_masked_pos.flatten(1).to(torch.bool).chunk(2, dim=1)
-            if not layout.is_one_to_one and not bool(lower.all()):
-                raise ValueError("an ensemble needs the whole lower half of bool_masked_pos masked")
-            unknown = upper, lower if len(lower) == 1 else layout.first_of_group(lower)
+        self._check_pictures("prompt_masks", prompt_masks, (layout.pairs,))
+        if bool_masked_pos is None:
+            return self.embeddings.mask_stream(prompt_masks, layout, types)
+        _check_shape("bool_masked_pos", bool_masked_pos, (1, layout.pairs), (2 * layout.half_tokens,))
+        upper, lower = bool_masked_pos.to(torch.bool).chunk(2, dim=1)
+        if not layout.is_one_to_one and not bool(lower.all()):
+            raise ValueError("an ensemble needs the whole lower half of bool_masked_pos masked")
         return self.embeddings.mask_stream(
-            prompt_masks, layout, types, unknown, prompt_masks if labels is None else labels
+            prompt_masks,
+            layout,
+            types,
+            unknown=(upper, lower if len(lower) == 1 else layout.first_of_group(lower)),
+            labels=layout.first_of_group(prompt_masks) if labels is None else labels,
         )
-
-    def _check_pictures(self, pictures: Tensor) -> None:
-        wanted = (self.config.num_channels, *self.config.half_size)
-        if pictures.ndim != 4 or tuple(pictures.shape[1:]) != wanted:
-            raise ValueError(f"got a batch of shape {tuple(pictures.shape)}; this network takes (B, {wanted})")
 
 
 class SegGptForImageSegmentation(SegGptPreTrainedModel):
@@ -319,8 +316,14 @@ class SegGptForImageSegmentation(SegGptPreTrainedModel):
         )
         features = torch.cat(encoded.intermediate_hidden_states, dim=-1)
         pred_masks = self.decoder(features, answer_only=answer_only)
+        loss = None
+        if labels is not None:
+            layout = self._layout(len(prompt_pixel_values), group_sizes, feature_ensemble)
+            labels = self._per_group("labels", labels, layout)
+            labels = labels if answer_only else layout.per_pair(labels)
+            loss = self._loss(pred_masks, labels, prompt_masks, bool_masked_pos)
         output = SegGptImageSegmentationOutput(
-            loss=None if labels is None else self._loss(pred_masks, labels, prompt_masks, bool_masked_pos),
+            loss=loss,
             pred_masks=pred_masks,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
@@ -358,6 +361,14 @@ def _dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
         raise ValueError(f"dtype is {dtype!r}; it must be 'auto', or a torch floating-point type or its name")
     return named
+
+
+def _check_shape(name: str, tensor: Tensor, counts: Sequence[int], rest: tuple[int, ...]) -> None:
+    """Refuse what is not (one of `counts`, *rest); without counts any number will do."""
+    if tensor.ndim == len(rest) + 1 and tensor.shape[1:] == rest and (not counts or tensor.shape[0] in counts):
+        return
+    first = " or ".join(str(count) for count in sorted(set(counts))) or "B"
+    raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be ({', '.join((first, *map(str, rest)))})")
 
 
 def _types_of(embedding_type: str | Sequence[str] | None, layout: Layout) -> Sequence[str]:

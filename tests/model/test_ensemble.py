@@ -126,5 +126,5 @@ def test_the_order_of_the_examples_changes_only_the_row_at_the_seam():
 
 def test_different_input_images_in_one_ensemble_are_refused():
     ours = ours_like(reference_of(TINY))
-    with pytest.raises(ValueError, match="different input images"):
+    with pytest.raises(ValueError, match="different pixel_values"):
         ours(**draw_batch(TINY, pairs=3, seed=0), feature_ensemble=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -134,8 +136,45 @@ def test_pictures_of_another_size_are_refused(network, batch):
 
 def test_as_many_input_images_as_groups_or_pairs_are_wanted(network, batch):
     wrong = {**batch, "pixel_values": batch["pixel_values"][:3]}
-    with pytest.raises(ValueError, match="pixel_values has 3 pictures"):
+    with pytest.raises(ValueError, match=r"pixel_values has shape \(3, 3, 64, 64\); it must be \(4 or 9, 3, 64, 64\)"):
         network(**wrong, group_sizes=GROUPS)
+
+
+WRONG_SHAPES = {
+    "one label for two pairs": {"labels": (1, 3, 64, 64)},
+    "a label of one channel": {"labels": (2, 1, 64, 64)},
+    "a label of another size": {"labels": (2, 3, 1, 64)},
+    "a whole canvas of labels": {"labels": (2, 3, 128, 64)},
+    "three masked rows for two pairs": {"bool_masked_pos": (3, 32)},
+    "one masked patch for all": {"bool_masked_pos": (2, 1)},
+    "masked patches without a batch axis": {"bool_masked_pos": (32,)},
+    "masked pixels": {"bool_masked_pos": (2, 128, 64)},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_SHAPES.values(), ids=WRONG_SHAPES)
+def test_labels_and_masked_patches_of_another_shape_are_refused_not_broadcast(network, wrong):
+    (name, shape), *_ = wrong.items()
+    asked = {
+        **draw_batch(TINY, pairs=2, seed=0),
+        "labels": torch.zeros(2, 3, *TINY.half_size),
+        "bool_masked_pos": torch.ones(2, 32, dtype=torch.bool),
+        name: torch.ones(shape),
+    }
+    with pytest.raises(ValueError, match=f"{name} .*{re.escape(str(shape))}.* must be"):
+        network(**asked)
+
+
+@pytest.mark.parametrize("masked_rows", [None, 1, 9])
+def test_labels_may_be_one_for_each_group_or_each_pair(network, batch, masked_rows: int | None):
+    labels = draw_batch(TINY, pairs=len(GROUPS), seed=3)["prompt_masks"]
+    masked = None if masked_rows is None else torch.arange(32).expand(masked_rows, 32) >= 10
+    with torch.inference_mode():
+        by_group, by_pair = (
+            network(**batch, group_sizes=GROUPS, labels=given, bool_masked_pos=masked).loss
+            for given in (labels, labels.repeat_interleave(torch.tensor(GROUPS), 0))
+        )
+    assert torch.equal(by_group, by_pair)
 
 
 def test_training_with_groups_reaches_every_weight_that_an_answer_needs(batch):
