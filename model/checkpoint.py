@@ -160,7 +160,14 @@ def save(model: SegGptForImageSegmentation, folder: str | Path, dtype: torch.dty
         model: the network; it is not changed.
         folder: made if it is not there.
         dtype: precision on disk; None keeps the network's.
+
+    Raises:
+        CheckpointError: `model.inference.optimise` has prepared the network.
     """
+    if model.prepared_for:
+        raise CheckpointError(
+            f"the network is prepared for answering in {model.prepared_for}; save it before, or load it again"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {

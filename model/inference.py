@@ -53,15 +53,20 @@ def optimise(model: SegGptForImageSegmentation, precision: Precision) -> Mode:
         What was chosen.
 
     Raises:
-        ValueError: there is no such precision, or this device does not compute in it.
+        ValueError: there is no such precision, this device does not compute in it, or the network is prepared already.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    if model.prepared_for:
+        raise ValueError(f"the network is prepared for answering in {model.prepared_for} already; load it again")
     model.requires_grad_(False).eval()
     if model.device.type == "cuda":
         from model.cuda import prepare  # noqa: PLC0415  # Triton is only where a GPU is
 
-        return Mode(precision, prepare(model, precision).attention, "cublas")
-    from model.cpu import prepare as prepare_on_cpu  # noqa: PLC0415  # numba takes half a second to import
+        mode = Mode(precision, prepare(model, precision).attention, "cublas")
+    else:
+        from model.cpu import prepare as prepare_on_cpu  # noqa: PLC0415  # numba takes half a second to import
 
-    return Mode(precision, *prepare_on_cpu(model, precision))
+        mode = Mode(precision, *prepare_on_cpu(model, precision))
+    model.prepared_for = precision
+    return mode

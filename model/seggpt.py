@@ -256,6 +256,8 @@ class SegGptForImageSegmentation(SegGptPreTrainedModel):
         self.model = SegGptModel(config)
         self.decoder = SegGptDecoder(config)
         self._draw_weights(self.decoder)
+        #: The precision that `model.inference.optimise` prepared it for; its weights are no checkpoint's any more.
+        self.prepared_for: str | None = None
 
     @classmethod
     def _part_of(cls, whole: SegGptForImageSegmentation) -> Self:
@@ -268,6 +270,9 @@ class SegGptForImageSegmentation(SegGptPreTrainedModel):
         Args:
             folder: made if it is not there.
             dtype: precision on disk; None keeps the network's.
+
+        Raises:
+            CheckpointError: `model.inference.optimise` has prepared the network.
         """
         from model import checkpoint  # noqa: PLC0415  # it builds these classes, so it imports this module
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from model import SegGptForImageSegmentation, cpu
-from model.checkpoint import BUNDLED, load, resolve
+from model.checkpoint import BUNDLED, CheckpointError, load, resolve
 from model.inference import PRECISIONS, native_precision, optimise
 from model.kernels import products
 from model.processing import SegGptImageProcessor
@@ -137,6 +137,17 @@ def test_damaged_weights_give_answers_that_are_not_finite(precision: str):
     with torch.inference_mode():
         answer = network(**draw_batch(TINY, pairs=1, seed=0), answer_only=True).pred_masks
     assert not torch.isfinite(answer).all()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_prepared_network_is_neither_saved_nor_prepared_again(precision: str, tmp_path: Path):
+    network = prepared(ours_like(reference_of(TINY)), precision)
+    with pytest.raises(CheckpointError, match=f"prepared for answering in {precision}"):
+        network.save_pretrained(tmp_path / "gutted")
+    assert not (tmp_path / "gutted").exists()
+    for again in PRECISIONS:
+        with pytest.raises(ValueError, match=f"prepared for answering in {precision}"):
+            optimise(network, again)
 
 
 def test_an_unknown_precision_is_refused_by_name():
