@@ -1,15 +1,14 @@
 """A checkpoint, wherever it lies, becomes a network; and a network becomes one that transformers loads.
 
 Weights are mapped into memory, not read: in the stored precision a network costs no second copy, and in another one the
-file's pages do not pile up beside it. Which tensor is called what is known by `model.weights`, how files come from the
-hub by `model.hub`.
+file's pages do not pile up beside it. Which tensor is called what is known by `model.weights`, where files lie by
+`model.sources`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -20,15 +19,13 @@ import torch
 from torch import Tensor
 
 from model.config import SegGptConfig
-from model.hub import HubError, HubRepository
 from model.processing import SegGptImageProcessor
 from model.seggpt import SegGptForImageSegmentation
+from model.sources import BUNDLED, CONFIG, PREPROCESSOR, WEIGHTS, Source
 from model.weights import (
-    FILE_SUFFIXES,
     CheckpointError,
     Layout,
     converted,
-    files_of,
     layout_of,
     map_tensors,
     metadata_of,
@@ -39,14 +36,7 @@ from model.weights import (
     write_safetensors,
 )
 
-BUNDLED = Path(__file__).parent / "checkpoints" / "seggpt-mini"
-
-_BUNDLED_NAME = "bundled"
-
-_CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIG_KEY = "seggpt_config"  # in the metadata of what `save` writes: a lone file explains itself
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FINGERPRINT_VALUES = 256  # of each tensor
 
@@ -109,18 +99,7 @@ def resolve(
     Raises:
         CheckpointError: it is not there, is no checkpoint, is damaged, or does not fit its config.
     """
-    path = BUNDLED if source == _BUNDLED_NAME else Path(source).expanduser()
-    commit: str | None = None
-    if source != "" and path.is_dir():
-        weights = _weights_in(path)
-    elif path.is_file():
-        weights = path
-    elif isinstance(source, str) and _HUB_ID.fullmatch(source) and path.suffix not in FILE_SUFFIXES:
-        weights = _from_hub(HubRepository(source, revision, cache_dir, token, local_files_only, endpoint))
-        commit = weights.parent.name
-    else:
-        raise CheckpointError(f"{source}: no such file or folder, nor a hub id (owner/name)")
-    weights = weights.absolute()
+    weights, commit = Source(source, revision, cache_dir, token, local_files_only, endpoint).weights()
     tensors = map_tensors(weights)
     checkpoint = Checkpoint(weights, _config_of(weights, tensors), commit, layout_of(weights), str(source))
     _check(checkpoint, tensors)
@@ -152,7 +131,7 @@ def load(
 
 
 def save(model: SegGptForImageSegmentation, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write config.json, preprocessor_config.json and model.safetensors, as transformers reads them.
+    """Write config.json and model.safetensors, as transformers reads them.
 
     The weights are replaced whole, so that a network may be saved over the checkpoint that it is mapped from.
 
@@ -176,21 +155,37 @@ def save(model: SegGptForImageSegmentation, folder: str | Path, dtype: torch.dty
     stored = str(_common_dtype(state)).removeprefix("torch.")
     config = replace(model.config, extra={**model.config.extra, "dtype": stored})
     metadata = {"format": "pt", _CONFIG_KEY: json.dumps(config.to_dict(), sort_keys=True)}
-    write_safetensors(state, folder / _WEIGHTS, metadata)
-    config.save_json(folder / _CONFIG)
-    preprocessor = SegGptImageProcessor(config.half_size).to_dict()
-    (folder / _PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2, sort_keys=True) + "\n")
+    write_safetensors(state, folder / WEIGHTS, metadata)
+    config.save_json(folder / CONFIG)
 
 
-def preprocessor_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The preprocessor_config.json beside the weights; without one, the published settings at this network's size.
+def config_of(source: str | Path, **places: Any) -> SegGptConfig:
+    """The config of a checkpoint, without its weights where a config.json lies beside them.
+
+    Args:
+        source: as `resolve` takes it; the folder may hold a config.json alone.
+        places: likewise.
 
     Raises:
-        CheckpointError: the file is there and cannot be read.
+        CheckpointError: it cannot be had or read.
     """
-    beside = checkpoint.weights.parent / _PREPROCESSOR
+    beside = Source(source, **places).folder() / CONFIG
+    return _read_config(beside) if beside.is_file() else resolve(source, **places).config
+
+
+def preprocessor_of(source: str | Path, **places: Any) -> dict[str, Any]:
+    """A checkpoint's preprocessor_config.json; without one, the published settings at its network's size.
+
+    Args:
+        source: as `resolve` takes it; the folder may hold a preprocessor_config.json alone.
+        places: likewise.
+
+    Raises:
+        CheckpointError: it cannot be had or read.
+    """
+    beside = Source(source, **places).folder() / PREPROCESSOR
     if not beside.is_file():
-        return SegGptImageProcessor(checkpoint.config.half_size).to_dict()
+        return SegGptImageProcessor(config_of(source, **places).half_size).to_dict()
     try:
         values = json.loads(beside.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
@@ -218,48 +213,29 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _weights_in(folder: Path) -> Path:
-    if not (folder / _CONFIG).is_file():
-        raise CheckpointError(f"{folder} has no {_CONFIG}; a checkpoint folder has {_CONFIG} and {_WEIGHTS}")
-    for name in (_WEIGHTS, _INDEX):
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(f"{folder} has neither {_WEIGHTS} nor {_INDEX}; name an original .pth by its path")
-
-
-def _from_hub(repository: HubRepository) -> Path:
-    """Fetch config, preprocessor and safetensors (never a pickle) and return the weights' path."""
-    try:
-        folder = repository.snapshot((_CONFIG, _PREPROCESSOR, _INDEX))
-        if not (folder / _CONFIG).is_file():
-            raise CheckpointError(f"hub repository {repository.name} has no {_CONFIG}: it is no checkpoint")
-        index = folder / _INDEX
-        for file in files_of(index) if index.is_file() else (folder / _WEIGHTS,):
-            repository.fetch(file.name, folder.name)
-    except HubError as error:
-        raise CheckpointError(str(error)) from error
-    return _weights_in(folder)
-
-
 def _config_of(weights: Path, tensors: Mapping[str, Tensor]) -> SegGptConfig:
     """From the config.json beside the weights, else from the file itself, else the published one if it fits."""
-    beside = weights.parent / _CONFIG
-    try:
-        if beside.is_file():
-            return SegGptConfig.from_json_file(beside)
-        stored = metadata_of(weights).get(_CONFIG_KEY)
-        if stored is not None:
+    if (beside := weights.parent / CONFIG).is_file():
+        return _read_config(beside)
+    if stored := metadata_of(weights).get(_CONFIG_KEY):
+        try:
             return SegGptConfig.from_dict(json.loads(stored))
-    except (OSError, ValueError, TypeError) as error:
-        where = beside if beside.is_file() else weights
-        raise CheckpointError(f"{where} is not a SegGPT config: {one_line(error)}") from error
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{weights} is not a SegGPT config: {one_line(error)}") from error
     # Shapes do not tell merge_index or which layers the decoder reads: other networks must say so themselves.
     config = SegGptConfig()
     if difference := _difference(config, layout_of(weights), tensors):
         raise CheckpointError(
-            f"{weights} has no {_CONFIG} beside it and is not of the published shape (ViT-L): {difference}"
+            f"{weights} has no {CONFIG} beside it and is not of the published shape (ViT-L): {difference}"
         )
     return config
+
+
+def _read_config(path: Path) -> SegGptConfig:
+    try:
+        return SegGptConfig.from_json_file(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a SegGPT config: {one_line(error)}") from error
 
 
 def _check(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
@@ -304,6 +280,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Layout",
+    "config_of",
     "fingerprint",
     "load",
     "preprocessor_of",

@@ -5,6 +5,7 @@ Sizes are (height, width). Source: transformers, `SegGptImageProcessor`; Painter
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.colours import IMAGE_MEAN, IMAGE_STD, MAX_VALUE, build_palette, colours, decode_colours, enlarge
+from model.sources import PREPROCESSOR, places_of
 
 _WIDE_MODES = "IF"  # the first letters of Pillow's I, I;16 and so on, and F
 
@@ -98,19 +100,28 @@ class SegGptImageProcessor:
         self.num_labels = num_labels
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **where: Any) -> SegGptImageProcessor:
+    def from_pretrained(cls, source: str | Path, **given: Any) -> SegGptImageProcessor:
         """Read a checkpoint's `preprocessor_config.json`; without one, the defaults at the checkpoint's picture size.
 
         Args:
-            source: hub id, folder or file, as `model.checkpoint.resolve` takes it.
-            where: revision, cache_dir, token, local_files_only: likewise.
+            source: hub id, folder or file, as `model.checkpoint.resolve` takes it; weights are not fetched.
+            given: settings that stand in for the stored ones; revision, cache_dir, token, local_files_only, endpoint.
 
         Raises:
             CheckpointError: the checkpoint cannot be had, or the file cannot be read.
+            TypeError: there is no such argument.
         """
-        from model import checkpoint  # noqa: PLC0415  # it writes this class's settings, so it imports this module
+        from model import checkpoint  # noqa: PLC0415  # it builds this class, so it imports this module
 
-        return cls.from_dict(checkpoint.preprocessor_of(checkpoint.resolve(source, **where)))
+        settings = {name: given.pop(name) for name in _SETTINGS if name in given}
+        places = places_of(f"{cls.__name__}.from_pretrained", given, _SETTINGS)
+        return cls.from_dict({**checkpoint.preprocessor_of(source, **places), **settings})
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `preprocessor_config.json`, as transformers reads it, to a folder that is made if it is not there."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        content = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        (Path(folder) / PREPROCESSOR).write_text(content, encoding="utf-8")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SegGptImageProcessor:

@@ -265,7 +265,7 @@ class SegGptForImageSegmentation(SegGptPreTrainedModel):
         return whole
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write config.json, preprocessor_config.json and model.safetensors as transformers reads them.
+        """Write config.json and model.safetensors as transformers reads them; the processor saves its own settings.
 
         Args:
             folder: made if it is not there.

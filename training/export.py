@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from model import checkpoint
+from model import SegGptImageProcessor, checkpoint
 from model.seggpt import SegGptForImageSegmentation
 from training.initialise import resized
 from training.snapshot import Snapshot
@@ -53,6 +53,7 @@ def export(
     if size is not None and (size, size) != network.config.half_size:
         network = resized(network, replace(network.config, image_size=(2 * size, size))).eval()
     checkpoint.save(network, folder, dtype)
+    SegGptImageProcessor(network.config.half_size).save_pretrained(folder)
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
     lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     (folder / CHECKSUMS).write_text("".join(lines))

@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 
+from model import SegGptImageProcessor
 from model.checkpoint import CheckpointError, load, resolve, save
 
 _FAILED: Final = 1
@@ -32,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         source = resolve(options.source, revision=options.revision)
         save(load(source, _PRECISIONS.get(options.dtype)), options.folder)
+        SegGptImageProcessor.from_pretrained(options.source, revision=options.revision).save_pretrained(options.folder)
         written = resolve(options.folder)
     except (CheckpointError, OSError) as error:
         return _say(error, _FAILED)

@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from model import SegGptConfig, SegGptForImageSegmentation
+from model import SegGptConfig, SegGptForImageSegmentation, SegGptImageProcessor
 from model.checkpoint import CheckpointError, resolve, save, to_original
 
 TINY = SegGptConfig(
@@ -116,6 +116,7 @@ def saved(tmp_path: Path) -> Saved:
     model = SegGptForImageSegmentation(TINY).eval()
     draw_weights(model, seed=0)
     save(model, tmp_path / "checkpoint")
+    SegGptImageProcessor(TINY.half_size).save_pretrained(tmp_path / "checkpoint")
     return Saved(tmp_path / "checkpoint", model)
 
 

@@ -20,7 +20,6 @@ from model.checkpoint import (
     Checkpoint,
     CheckpointError,
     load,
-    preprocessor_of,
     resolve,
     save,
     to_huggingface,
@@ -198,16 +197,33 @@ def test_odd_words_in_a_config_survive(saved, tmp_path, note):
     assert resolve(tmp_path / "odd" / "model.safetensors").config.extra["note"] == note
 
 
-def test_the_preprocessor_is_read_or_made_up(saved):
+def test_the_processor_is_read_or_made_up(saved):
     beside = saved.folder / "preprocessor_config.json"
-    assert preprocessor_of(resolve(saved.folder)) == json.loads(beside.read_text())
+    assert SegGptImageProcessor.from_pretrained(saved.folder).to_dict() == json.loads(beside.read_text())
     beside.unlink()
-    assert preprocessor_of(resolve(saved.folder))["size"] == {"height": 64, "width": 64}
-    assert SegGptImageProcessor.from_pretrained(saved.folder).size == (64, 64)
+    for source in (saved.folder, saved.folder / "model.safetensors"):
+        assert SegGptImageProcessor.from_pretrained(source).size == (64, 64)
+    (saved.folder / "config.json").unlink()
+    assert SegGptImageProcessor.from_pretrained(saved.folder / "model.safetensors").size == (64, 64)
     for content in ("", "[]", "\udcff"):
         beside.write_text(content, errors="surrogateescape")
         with pytest.raises(CheckpointError, match="is not a preprocessor config"):
-            preprocessor_of(resolve(saved.folder))
+            SegGptImageProcessor.from_pretrained(saved.folder)
+
+
+def test_a_processor_of_ones_own_survives_its_network_being_saved_beside_it(saved):
+    own = SegGptImageProcessor(TINY.half_size, image_mean=(0.5, 0.5, 0.5), do_rescale=False, num_labels=3)
+    own.save_pretrained(saved.folder)
+    saved.model.save_pretrained(saved.folder)
+    assert vars(SegGptImageProcessor.from_pretrained(saved.folder)) == vars(own)
+    theirs = transformers.AutoImageProcessor.from_pretrained(saved.folder, backend="pil")
+    assert (list(theirs.image_mean), theirs.do_rescale, theirs.num_labels) == ([0.5, 0.5, 0.5], False, 3)
+
+
+def test_a_processor_is_saved_and_read_without_a_network_and_settings_may_be_replaced(tmp_path):
+    SegGptImageProcessor((30, 40), num_labels=3).save_pretrained(tmp_path / "new" / "folder")
+    again = SegGptImageProcessor.from_pretrained(tmp_path / "new" / "folder", num_labels=5)
+    assert (again.size, again.num_labels) == ((30, 40), 5)
 
 
 def digest(path: Path) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model import SegGptImageProcessor
 from model.checkpoint import fingerprint, load, resolve
 from seggpt import Client, NotFoundError
 from tests.app.commands.command_line import (
@@ -72,6 +73,9 @@ def test_an_original_pth_becomes_a_checkpoint_that_is_served_alike(tiny_folder: 
     }
     seggpt("convert", "bundled", tmp_path / "mini")
     assert fingerprint(resolve(tmp_path / "mini")) == fingerprint(resolve("bundled"))
+    SegGptImageProcessor((48, 64), num_labels=3).save_pretrained(tmp_path)
+    seggpt("convert", original, tmp_path / "converted", "--force")
+    assert SegGptImageProcessor.from_pretrained(tmp_path / "converted").num_labels == 3
     _, error = seggpt("convert", tmp_path / "nowhere.pth", tmp_path / "other", status=1)
     assert "nowhere.pth" in error
 
