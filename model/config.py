@@ -1,13 +1,13 @@
 """The shape of a SegGPT network, in the words and the JSON of Hugging Face's `config.json`.
 
-Knows nothing of torch or of files other than that JSON.
+Knows nothing of torch or of files other than that JSON, but for `from_pretrained`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,13 @@ _POSITIVE_INTEGERS = (
     "mlp_dim",
     "pretrain_image_size",
     "decoder_hidden_size",
+)
+_SWITCHES = (
+    "qkv_bias",
+    "use_relative_position_embeddings",
+    "output_hidden_states",
+    "output_attentions",
+    "return_dict",
 )
 _CANVAS_HALVES = 2
 
@@ -47,6 +54,7 @@ class SegGptConfig:
         merge_index: 0-based block after which image stream and mask stream are averaged.
         intermediate_hidden_state_indices: 0-based blocks whose outputs the decoder reads.
         beta: where smooth-L1 turns from square to linear, in normalised colour units.
+        output_hidden_states, output_attentions, return_dict: what a call of the network gives where it does not say.
         extra: keys of a `config.json` that are not this network's; kept and written back.
 
     Raises:
@@ -75,6 +83,9 @@ class SegGptConfig:
     merge_index: int = 2
     intermediate_hidden_state_indices: tuple[int, ...] = (5, 11, 17, 23)
     beta: float = 0.01
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+    return_dict: bool = True
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -124,7 +135,7 @@ class SegGptConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
                 raise _refused(name, value, f"a number from {low:g} up to, not including, {high:g}")
-        for name in ("qkv_bias", "use_relative_position_embeddings"):
+        for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise _refused(name, getattr(self, name), "true or false")
 
@@ -158,6 +169,31 @@ class SegGptConfig:
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **given: Any) -> SegGptConfig:
+        """Read the config of a checkpoint.
+
+        Args:
+            source: hub id, folder or file, as `model.checkpoint.resolve` takes it; weights are not fetched.
+            given: fields that stand in for the stored ones; revision, cache_dir, token, local_files_only, endpoint.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be had, or its config cannot be read.
+            TypeError: there is no such argument.
+            ValueError: a given value is impossible.
+        """
+        from model import checkpoint, sources  # noqa: PLC0415  # they know torch, and the first one builds this class
+
+        own = [entry.name for entry in fields(cls)]
+        changes = {name: given.pop(name) for name in own if name in given}
+        places = sources.places_of(f"{cls.__name__}.from_pretrained", given, own)
+        return replace(checkpoint.config_of(source, **places), **changes)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a `config.json`, as transformers reads it, to a folder that is made if it is not there."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.save_json(Path(folder) / "config.json")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SegGptConfig:

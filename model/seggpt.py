@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from model.config import SegGptConfig
 from model.decoder import SegGptDecoder
 from model.embeddings import SegGptEmbeddings
 from model.encoder import MaskStream, Output, SegGptEncoder, SegGptEncoderOutput
-from model.layout import Layout, group_sizes_of
+from model.layout import Layout
+from model.pretrained import SegGptPreTrainedModel, check_shape
 
 
 @dataclass
@@ -40,89 +41,6 @@ class SegGptImageSegmentationOutput(Output):
     pred_masks: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-
-
-class SegGptPreTrainedModel(nn.Module):
-    """What both models share: their configuration and fresh weights."""
-
-    def __init__(self, config: SegGptConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the weights."""
-        return next(self.parameters()).dtype
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        dtype: torch.dtype | str | None = None,
-        torch_dtype: torch.dtype | str | None = None,
-        device: torch.device | str | None = None,
-        **where: Any,
-    ) -> Self:
-        """Load a checkpoint, ready to answer (`eval`).
-
-        Args:
-            source: hub id, folder, lone .safetensors or original .pth; see `model.checkpoint.resolve`.
-            dtype: precision of the weights, or its name; None or "auto" keeps the stored one. `torch_dtype` is its old
-                name.
-            device: where the weights go; None means the CPU.
-            where: revision, cache_dir, token, local_files_only: as `model.checkpoint.resolve` takes them.
-
-        Raises:
-            CheckpointError: it cannot be had or used.
-        """
-        from model import checkpoint  # noqa: PLC0415  # it builds these classes, so it imports this module
-
-        whole = checkpoint.load(checkpoint.resolve(source, **where), _dtype_of(dtype or torch_dtype), device)
-        return cls._part_of(whole)
-
-    @classmethod
-    def _part_of(cls, whole: SegGptForImageSegmentation) -> Self:
-        raise TypeError(f"{cls.__name__} is not a part of a checkpoint")
-
-    def _layout(self, pairs: int, group_sizes: Sequence[int] | None, feature_ensemble: bool | None = None) -> Layout:
-        rows, columns = self.config.grid
-        half_tokens = rows * columns // 2
-        sizes = group_sizes_of(pairs, group_sizes, feature_ensemble)
-        return Layout(sizes, half_tokens=half_tokens, prompt_tokens=half_tokens)
-
-    def _per_group(self, name: str, pictures: Tensor, layout: Layout) -> Tensor:
-        """(groups, 3, H, W) of pictures that are given once for each group or once for each pair."""
-        self._check_pictures(name, pictures, (layout.groups, layout.pairs))
-        if len(pictures) == layout.groups:
-            return pictures
-        firsts = layout.first_of_group(pictures)
-        if not torch.equal(layout.per_pair(firsts), pictures):
-            raise ValueError(f"the pairs of one group have different {name}; they are examples for one input image")
-        return firsts
-
-    def _check_pictures(self, name: str, pictures: Tensor, counts: Sequence[int] = ()) -> None:
-        _check_shape(name, pictures, counts, (self.config.num_channels, *self.config.half_size))
-
-    @torch.no_grad()
-    def _draw_weights(self, *parts: nn.Module) -> None:
-        """Fresh weights as in the published training code: truncated normals, zero biases, plain norms."""
-        std = self.config.initializer_range
-        for module in (module for part in parts for module in part.modules()):
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
-            else:  # tables and tokens that a module holds itself
-                for parameter in module.parameters(recurse=False):
-                    nn.init.trunc_normal_(parameter, std=std)
 
 
 class SegGptModel(SegGptPreTrainedModel):
@@ -170,7 +88,8 @@ class SegGptModel(SegGptPreTrainedModel):
                 their patches visible.
             output_attentions: also give every block's attention weights.
             output_hidden_states: also give every block's input and the last output.
-            return_dict: False gives a plain tuple.
+            return_dict: False gives a plain tuple. Where these three are None the config decides, but not for
+                `answer_only`.
             group_sizes: numbers of consecutive pairs that are examples of one input image; each group is averaged in
                 itself as the paper's feature ensemble, and no group sees another.
             answer_only: compute only what the answer's decoder needs; see SegGptEncoder.
@@ -179,6 +98,10 @@ class SegGptModel(SegGptPreTrainedModel):
         Raises:
             ValueError: shapes, groups or embedding types do not fit together; the message says which.
         """
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions and not answer_only
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states and not answer_only
         if answer_only and (output_attentions or output_hidden_states):
             raise ValueError("answer_only computes no full hidden states or attentions; ask for one or the other")
         self._check_pictures("prompt_pixel_values", prompt_pixel_values)
@@ -199,10 +122,10 @@ class SegGptModel(SegGptPreTrainedModel):
             masks,
             layout,
             answer_only=answer_only,
-            output_attentions=bool(output_attentions),
-            output_hidden_states=bool(output_hidden_states),
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
         )
-        return output if return_dict in (None, True) else output.to_tuple()
+        return self._returned(output, return_dict, answer_only)
 
     def mask_stream(
         self,
@@ -235,7 +158,7 @@ class SegGptModel(SegGptPreTrainedModel):
         self._check_pictures("prompt_masks", prompt_masks, (layout.pairs,))
         if bool_masked_pos is None:
             return self.embeddings.mask_stream(prompt_masks, layout, types)
-        _check_shape("bool_masked_pos", bool_masked_pos, (1, layout.pairs), (2 * layout.half_tokens,))
+        check_shape("bool_masked_pos", bool_masked_pos, (1, layout.pairs), (2 * layout.half_tokens,))
         upper, lower = bool_masked_pos.to(torch.bool).chunk(2, dim=1)
         if not layout.is_one_to_one and not bool(lower.all()):
             raise ValueError("an ensemble needs the whole lower half of bool_masked_pos masked")
@@ -315,6 +238,7 @@ class SegGptForImageSegmentation(SegGptPreTrainedModel):
             labels=labels,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
             group_sizes=group_sizes,
             answer_only=answer_only,
             mask_stream=mask_stream,
@@ -333,7 +257,7 @@ class SegGptForImageSegmentation(SegGptPreTrainedModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
-        return output if return_dict in (None, True) else output.to_tuple()
+        return self._returned(output, return_dict, answer_only)
 
     def _loss(
         self, pred_masks: Tensor, labels: Tensor, prompt_masks: Tensor | None, bool_masked_pos: Tensor | None
@@ -355,25 +279,6 @@ class SegGptForImageSegmentation(SegGptPreTrainedModel):
         loss = F.smooth_l1_loss(pred_masks, truth, beta=self.config.beta, reduction="none")
         unknown = unknown.expand(len(unknown), *loss.shape[1:])
         return (loss * unknown).sum() / unknown.sum()
-
-
-def _dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if dtype is None or dtype == "auto":
-        return None
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    named = getattr(torch, dtype, None)
-    if not isinstance(named, torch.dtype) or not named.is_floating_point:
-        raise ValueError(f"dtype is {dtype!r}; it must be 'auto', or a torch floating-point type or its name")
-    return named
-
-
-def _check_shape(name: str, tensor: Tensor, counts: Sequence[int], rest: tuple[int, ...]) -> None:
-    """Refuse what is not (one of `counts`, *rest); without counts any number will do."""
-    if tensor.ndim == len(rest) + 1 and tensor.shape[1:] == rest and (not counts or tensor.shape[0] in counts):
-        return
-    first = " or ".join(str(count) for count in sorted(set(counts))) or "B"
-    raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be ({', '.join((first, *map(str, rest)))})")
 
 
 def _types_of(embedding_type: str | Sequence[str] | None, layout: Layout) -> Sequence[str]:

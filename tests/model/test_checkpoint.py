@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -317,6 +318,32 @@ def test_two_seeds_give_two_answers(saved, answer):
 def test_a_precision_may_be_named_as_in_transformers(saved, asked, given):
     assert SegGptForImageSegmentation.from_pretrained(saved.folder, dtype=asked).dtype == given
     assert SegGptForImageSegmentation.from_pretrained(saved.folder, torch_dtype=asked).dtype == given
+
+
+@pytest.mark.parametrize("kind", [SegGptForImageSegmentation, SegGptModel, SegGptImageProcessor, SegGptConfig])
+def test_an_argument_that_is_not_known_is_refused_with_those_that_are(saved, kind):
+    said = f"{kind.__name__}.from_pretrained got subfolder, variant; it takes .*, revision, cache_dir, token"
+    with pytest.raises(TypeError, match=said):
+        kind.from_pretrained(saved.folder, subfolder="x", variant="fp16")
+
+
+def test_arguments_of_transformers_that_change_nothing_here_are_taken(saved, answer):
+    model = SegGptForImageSegmentation.from_pretrained(
+        saved.folder,
+        low_cpu_mem_usage=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        attn_implementation="eager",
+        device_map="cpu",
+    )
+    assert torch.equal(answer(model), answer(saved.model))
+    assert SegGptImageProcessor.from_pretrained(saved.folder, use_fast=False).size == TINY.half_size
+
+
+@pytest.mark.parametrize("asked", ["auto", {"": 0}, "everywhere"])
+def test_a_device_map_that_is_not_one_device_is_refused(saved, asked):
+    with pytest.raises(ValueError, match=re.escape(f"device is {asked!r}; it must be one device")):
+        SegGptForImageSegmentation.from_pretrained(saved.folder, device_map=asked)
 
 
 @pytest.mark.parametrize("asked", ["int8", "half-ish", "nn"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,15 @@ def test_a_config_written_here_is_read_by_transformers(tmp_path: Path):
     for name, value in TINY.to_dict().items():
         got = getattr(theirs, name)
         assert (list(got) if isinstance(got, tuple) else got) == value, name
+
+
+def test_a_config_is_saved_and_read_as_in_transformers(tmp_path: Path):
+    TINY.save_pretrained(tmp_path / "ours")
+    assert transformers.SegGptConfig.from_pretrained(tmp_path / "ours").hidden_size == TINY.hidden_size
+    transformers.SegGptConfig(**TINY.to_dict()).save_pretrained(tmp_path / "theirs")
+    for folder in ("ours", "theirs"):
+        assert SegGptConfig.from_pretrained(tmp_path / folder) == TINY
+        assert SegGptConfig.from_pretrained(tmp_path / folder, beta=0.5) == replace(TINY, beta=0.5)
 
 
 def test_unknown_keys_are_kept_and_written_back():

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import SegGptForImageSegmentation, SegGptImageProcessor
+from model import SegGptConfig, SegGptForImageSegmentation, SegGptImageProcessor
 from model.checkpoint import load, resolve, save
 from tests.model.conftest import TINY, draw_weights, reference_of, refusal_of, relative_rms
 from tests.model.hub_stand_in import COMMIT, HubStandIn, Repository
@@ -70,9 +70,10 @@ def test_only_the_files_of_a_checkpoint_are_fetched_and_never_a_pickle(hub, cach
     assert not any("pytorch_model" in asked.path or "README" in asked.path for asked in hub.requests)
 
 
-def test_a_processor_comes_without_the_weights(hub, cache):
+def test_a_processor_and_a_config_come_without_the_weights(hub, cache):
     processor = SegGptImageProcessor.from_pretrained(NAME, cache_dir=cache, endpoint=hub.endpoint)
     assert processor.size == TINY.half_size
+    assert SegGptConfig.from_pretrained(NAME, cache_dir=cache, endpoint=hub.endpoint) == TINY
     assert hub.transfers() == []
 
 
