@@ -1,4 +1,4 @@
-"""Pictures and masks of any kind to tensors, and painted answers back to class maps. No network.
+"""The image processor: pictures and masks to tensors, and painted answers back to class maps. No network.
 
 Sizes are (height, width). Source: transformers, `SegGptImageProcessor`; Painter, arXiv:2212.02499, section 3.1.
 """
@@ -6,23 +6,19 @@ Sizes are (height, width). Source: transformers, `SegGptImageProcessor`; Painter
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from model.colours import IMAGE_MEAN, IMAGE_STD, MAX_VALUE, build_palette, colours, decode_colours, enlarge
+from model.pictures import Picture, Pixels, listed, mask_colours, resized, rgb
 from model.sources import PREPROCESSOR, places_of
-
-_WIDE_MODES = "IF"  # the first letters of Pillow's I, I;16 and so on, and F
-
-Picture = Image.Image | NDArray[Any] | Tensor
 
 
 class _Painted(Protocol):
@@ -62,29 +58,30 @@ class SegGptImageProcessor:
     """Prepare pictures and masks for SegGPT, and read its answers. Call it, or `preprocess`.
 
     Args:
-        size: (height, width) of one picture, or Hugging Face's {"height": ..., "width": ...}.
+        size: (height, width) of one picture, one number for a square, or Hugging Face's {"height": ..., "width": ...}.
         resample: filter for pictures; Pillow's bicubic. Masks always use nearest.
         num_labels: classes of the masks beside the background; None leaves mask values as they are.
-        do_resize, do_rescale, do_normalize, do_convert_rgb, rescale_factor, image_mean, image_std: Hugging Face's; each
-            can be given to `preprocess` too.
+        image_mean, image_std: for red, green and blue, or one number for all, where pictures are in 0..1.
+        do_resize, do_rescale, do_normalize, do_convert_rgb, rescale_factor: Hugging Face's. Each setting can be given
+            to `preprocess` too.
 
     Raises:
-        ValueError: the size has no height and width of at least 1.
+        ValueError: the size has no height and width of at least 1; mean or deviation are not one or three numbers.
     """
 
     model_input_names = ("pixel_values", "prompt_pixel_values", "prompt_masks")
 
     def __init__(
         self,
-        size: Mapping[str, int] | Sequence[int] = (448, 448),
+        size: Mapping[str, int] | Sequence[int] | int = (448, 448),
         *,
         do_resize: bool = True,
         resample: int = Image.Resampling.BICUBIC,
         do_rescale: bool = True,
         rescale_factor: float = 1 / MAX_VALUE,
         do_normalize: bool = True,
-        image_mean: Sequence[float] = IMAGE_MEAN,
-        image_std: Sequence[float] = IMAGE_STD,
+        image_mean: Sequence[float] | float = IMAGE_MEAN,
+        image_std: Sequence[float] | float = IMAGE_STD,
         do_convert_rgb: bool = True,
         num_labels: int | None = None,
     ) -> None:
@@ -94,8 +91,8 @@ class SegGptImageProcessor:
         self.do_rescale = do_rescale
         self.rescale_factor = rescale_factor
         self.do_normalize = do_normalize
-        self.image_mean = tuple(image_mean)
-        self.image_std = tuple(image_std)
+        self.image_mean = _per_channel("image_mean", image_mean)
+        self.image_std = _per_channel("image_std", image_std)
         self.do_convert_rgb = do_convert_rgb
         self.num_labels = num_labels
 
@@ -164,12 +161,12 @@ class SegGptImageProcessor:
         """Prepare one batch.
 
         Args:
-            images, prompt_images: PIL of any mode, or uint8 arrays or tensors in [0, 255], (H, W, 3), (3, H, W) or
-                grey (H, W). Floats count as 0..255 too.
-            prompt_masks: 2-D maps of class indices (PIL modes L, P, 1, I or integer arrays), coloured by the palette
-                when num_labels is given; or RGB pictures of colours, recognised by their three channels.
+            images, prompt_images: PIL of any mode, or arrays or tensors in [0, 255], (H, W, 3), (3, H, W) or grey
+                (H, W); a batch in one array has four axes. With do_rescale=False floats are taken as they are.
+            prompt_masks: 2-D maps of class indices (PIL modes L, P, 1, I, arrays (H, W) or a batch (B, H, W)), coloured
+                by the palette when num_labels is given; or RGB pictures of colours, of PIL or (H, W, 3).
             num_labels: overrides the processor's.
-            do_convert_rgb: False says that the masks are RGB; a 2-D mask is then an error.
+            do_convert_rgb: False says that the masks are RGB, also (3, H, W); a 2-D mask is then an error.
             return_tensors: only "pt" (the default; None means the same).
             settings: do_resize, do_rescale, do_normalize, rescale_factor, size, resample, image_mean, image_std.
 
@@ -184,20 +181,17 @@ class SegGptImageProcessor:
         if return_tensors not in (None, "pt"):
             raise ValueError(f"return_tensors is {return_tensors!r}; it must be 'pt'")
         own = self._with(settings)
+        is_scaled = not own.do_rescale
         labels = self.num_labels if num_labels is None else num_labels
         palette = None if labels is None else np.array(build_palette(labels), dtype=np.uint8)
         as_maps = self.do_convert_rgb if do_convert_rgb is None else do_convert_rgb
         batch = Batch()
         for name, pictures in (("pixel_values", images), ("prompt_pixel_values", prompt_images)):
             if pictures is not None:
-                batch[name] = torch.stack([own._tensor(_rgb(one), own.resample) for one in _listed(pictures)])
+                batch[name] = torch.stack([own._tensor(rgb(one, is_scaled), own.resample) for one in listed(pictures)])
         if prompt_masks is not None:
-            batch["prompt_masks"] = torch.stack(
-                [
-                    own._tensor(_mask_colours(one, palette, as_maps), Image.Resampling.NEAREST)
-                    for one in _listed(prompt_masks)
-                ]
-            )
+            masks = [mask_colours(one, palette, as_maps, is_scaled) for one in listed(prompt_masks, as_maps)]
+            batch["prompt_masks"] = torch.stack([own._tensor(mask, Image.Resampling.NEAREST) for mask in masks])
         return batch
 
     def post_process_masks(
@@ -209,9 +203,11 @@ class SegGptImageProcessor:
         """Read painted answers.
 
         Args:
-            pred_masks: (B, 3, 2H, W) canvases or (B, 3, H, W) answers, normalised; or the network's whole output.
+            pred_masks: normalised (B, 3, H, W) answers of the processor's size, or (B, 3, 2H, W) canvases of any other;
+                or the network's whole output.
             target_sizes: (height, width) per answer to enlarge to, by nearest as torch does it; None keeps (H, W).
-            num_labels: classes of the palette the prompt was coloured with; None reads grey values.
+            num_labels: classes of the palette the prompt was coloured with; None means the processor's, and without
+                either grey values are read.
 
         Returns:
             One SemanticSegmentation per answer. Decoding before enlarging gives exactly what transformers' order gives.
@@ -219,22 +215,10 @@ class SegGptImageProcessor:
         Raises:
             ValueError: wrong shape, or as many sizes as answers were not given.
         """
-        painted = self._answers(pred_masks)
-        if target_sizes is not None and len(target_sizes) != len(painted):
-            raise ValueError(f"got {len(target_sizes)} target_sizes for {len(painted)} answers")
-        labels = self.num_labels if num_labels is None else num_labels
-        decoded = []
-        for index, answer in enumerate(painted):
-            if labels is None:
-                segmentation, scores = answer.mean(dim=0).int(), None
-            else:
-                palette = torch.tensor(build_palette(labels), dtype=torch.float32, device=answer.device)
-                segmentation, scores = decode_colours(answer, palette)
-            if target_sizes is not None:
-                segmentation = enlarge(segmentation, target_sizes[index])
-                scores = None if scores is None else enlarge(scores, target_sizes[index])
-            decoded.append(SemanticSegmentation(segmentation, scores))
-        return decoded
+        tensor = _pred_masks_of(pred_masks)
+        return self._decoded(
+            tensor if tuple(tensor.shape[2:]) == self.size else _answers_of(tensor), target_sizes, num_labels
+        )
 
     def post_process_semantic_segmentation(
         self,
@@ -243,21 +227,32 @@ class SegGptImageProcessor:
         num_labels: int | None = None,
         return_segmentation_scores: bool = False,
     ) -> list[Tensor] | list[SemanticSegmentation]:
-        """`post_process_masks` under Hugging Face's name: the maps alone unless scores are asked for."""
-        decoded = self.post_process_masks(outputs, target_sizes, num_labels)
+        """`post_process_masks` as Hugging Face has it: canvases only, and maps alone unless scores are asked for.
+
+        There, num_labels=None reads grey values even where the processor has labels of its own.
+        """
+        decoded = self._decoded(_answers_of(_pred_masks_of(outputs)), target_sizes, num_labels)
         return decoded if return_segmentation_scores else [one.segmentation for one in decoded]
 
-    def _answers(self, pred_masks: Tensor | _Painted) -> Tensor:
-        """(B, 3, H, W) float32 RGB in [0, 255]."""
-        tensor = pred_masks if isinstance(pred_masks, Tensor) else pred_masks.pred_masks
-        height, width = self.size
-        if tensor is None or tensor.ndim != 4 or tensor.shape[1] != 3:
-            got = None if tensor is None else tuple(tensor.shape)
-            raise ValueError(f"pred_masks has shape {got}; it must be (B, 3, {2 * height} or {height}, {width})")
-        if tuple(tensor.shape[2:]) != self.size:
-            # Any other height is a canvas of some size, as transformers takes it.
-            tensor = tensor[:, :, tensor.shape[2] // 2 :]
-        return colours(tensor, self.image_mean, self.image_std)
+    def _decoded(
+        self, answers: Tensor, target_sizes: Sequence[tuple[int, int]] | None, num_labels: int | None
+    ) -> list[SemanticSegmentation]:
+        """(B, 3, H, W) normalised answers -> one SemanticSegmentation each."""
+        if target_sizes is not None and len(target_sizes) != len(answers):
+            raise ValueError(f"got {len(target_sizes)} target_sizes for {len(answers)} answers")
+        labels = self.num_labels if num_labels is None else num_labels
+        decoded = []
+        for index, painted in enumerate(colours(answers, self.image_mean, self.image_std)):
+            if labels is None:
+                segmentation, scores = painted.mean(dim=0).int(), None
+            else:
+                palette = torch.tensor(build_palette(labels), dtype=torch.float32, device=painted.device)
+                segmentation, scores = decode_colours(painted, palette)
+            if target_sizes is not None:
+                segmentation = enlarge(segmentation, target_sizes[index])
+                scores = None if scores is None else enlarge(scores, target_sizes[index])
+            decoded.append(SemanticSegmentation(segmentation, scores))
+        return decoded
 
     def _with(self, settings: Mapping[str, Any]) -> SegGptImageProcessor:
         if not settings:
@@ -267,11 +262,10 @@ class SegGptImageProcessor:
             raise ValueError(f"{unknown[0]!r} is not a setting of the processor; there are {', '.join(_SETTINGS)}")
         return SegGptImageProcessor(**{**{name: getattr(self, name) for name in _SETTINGS}, **settings})
 
-    def _tensor(self, pixels: NDArray[np.uint8], resample: int) -> Tensor:
-        """(H, W, 3) uint8 -> (3, height, width) float32."""
+    def _tensor(self, pixels: Pixels, resample: int) -> Tensor:
+        """(H, W, 3) -> (3, height, width) float32."""
         if self.do_resize and pixels.shape[:2] != self.size:
-            height, width = self.size
-            pixels = np.asarray(Image.fromarray(pixels).resize((width, height), resample))
+            pixels = resized(pixels, self.size, resample)
         values = torch.from_numpy(pixels.astype(np.float64)).permute(2, 0, 1)
         if self.do_rescale:
             # rounded to float32 between the steps, as the references do
@@ -297,75 +291,31 @@ _SETTINGS = (
 )
 
 
-def _size_of(size: Mapping[str, int] | Sequence[int]) -> tuple[int, int]:
-    sides = (size.get("height"), size.get("width")) if isinstance(size, Mapping) else tuple(size)
+def _size_of(size: Mapping[str, int] | Sequence[int] | int) -> tuple[int, int]:
+    if isinstance(size, Mapping):
+        sides: tuple[int | None, ...] = size.get("height"), size.get("width")
+    else:
+        sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ValueError(f"size is {size!r}; it must be (height, width) or a height and a width, each at least 1")
     return int(sides[0] or 0), int(sides[1] or 0)
 
 
-def _listed(pictures: Picture | Sequence[Picture]) -> Iterable[Picture]:
-    """One picture or many, also as one array with a batch axis, -> an iterable of pictures."""
-    if isinstance(pictures, Image.Image):
-        return [pictures]
-    if isinstance(pictures, np.ndarray | Tensor):
-        # (B, H, W, 3), (B, 3, H, W): four axes are a batch. Three are one picture, unless none of them is colour.
-        is_batch = pictures.ndim == 4 or (pictures.ndim == 3 and not {1, 3} & {*pictures.shape[::2]})
-        return list(pictures) if is_batch else [pictures]
-    return pictures
+def _per_channel(name: str, value: Sequence[float] | float) -> tuple[float, ...]:
+    three = (value,) * 3 if isinstance(value, int | float) else tuple(value)
+    if len(three) != 3 or not all(isinstance(one, int | float) for one in three):
+        raise ValueError(f"{name} is {value!r}; it must be one number, or three (red, green, blue)")
+    return three
 
 
-def _array(picture: Picture) -> NDArray[Any]:
-    """(H, W) or (H, W, 3) uint8 of any picture but PIL's; booleans become 0 and 255."""
-    array = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else np.asarray(picture)
-    if array.ndim == 3 and array.shape[-1] not in (1, 3) and array.shape[0] in (1, 3):
-        array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3) or 0 in array.shape:
-        raise ValueError(f"a picture has shape {array.shape}; it must be (H, W), (H, W, 3) or (3, H, W)")
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * 255
-    if not 0 <= array.min() <= array.max() <= MAX_VALUE:  # so written, it refuses NaN too
-        raise ValueError(f"a picture has values from {array.min()} to {array.max()}; they must lie in 0..255")
-    if array.dtype.kind == "f" and 0 < array.max() <= 1:
-        raise ValueError("a picture of floats lies in 0..1; values must lie in 0..255 (multiply by 255)")
-    return array.astype(np.uint8)
+def _pred_masks_of(painted: Tensor | _Painted) -> Tensor:
+    tensor = painted if isinstance(painted, Tensor) else painted.pred_masks
+    if tensor is None or tensor.ndim != 4 or tensor.shape[1] != 3:
+        got = None if tensor is None else tuple(tensor.shape)
+        raise ValueError(f"pred_masks has shape {got}; it must be (B, 3, 2H, W), or (B, 3, H, W) of the answers alone")
+    return tensor
 
 
-def _rgb(picture: Picture) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8."""
-    if isinstance(picture, Image.Image):
-        # Pillow would clip the wide modes (16 and 32 bit) to a white picture; their values are checked instead.
-        if picture.mode[0] not in _WIDE_MODES:
-            return np.asarray(picture.convert("RGB"))
-        picture = np.asarray(picture)
-    array = _array(picture)
-    return array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2)
-
-
-def _mask_colours(mask: Picture, palette: NDArray[np.uint8] | None, as_map: bool) -> NDArray[np.uint8]:
-    """A map of class indices or an RGB mask -> (H, W, 3) uint8 colours."""
-    if isinstance(mask, Image.Image):
-        # P holds class indices, which is what a mask of that mode is for; its colours are for people.
-        is_plain = mask.mode in ("L", "P", "1", "RGB") or mask.mode[0] in _WIDE_MODES
-        mask = np.asarray(mask if is_plain else mask.convert("RGB"))
-    is_boolean = mask.dtype in (np.bool_, torch.bool)
-    array = _array(mask)
-    if array.ndim == 3:
-        if palette is not None and as_map:
-            raise ValueError("num_labels needs a 2-D map of class indices; this mask has three channels")
-        return array
-    if not as_map:
-        raise ValueError("do_convert_rgb=False needs masks of three channels; this one has two axes")
-    if palette is None:
-        if array.max() == 1:
-            raise ValueError("a mask of 0 and 1 would be nearly black; give num_labels=1, or a mask of 0 and 255")
-        return np.repeat(array[..., None], 3, axis=2)
-    if is_boolean:
-        array = array // 255
-    highest = int(array.max())
-    if highest >= len(palette):
-        raise ValueError(f"a mask has label {highest}; num_labels={len(palette) - 1} allows 0 to {len(palette) - 1}")
-    coloured: NDArray[np.uint8] = palette[array]
-    return coloured
+def _answers_of(canvases: Tensor) -> Tensor:
+    """(B, 3, 2H, W) -> (B, 3, H, W): the lower half."""
+    return canvases[:, :, canvases.shape[2] // 2 :]

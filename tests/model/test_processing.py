@@ -14,50 +14,11 @@ from transformers.models.seggpt.image_processing_pil_seggpt import SegGptImagePr
 
 from model import SegGptImageProcessor
 from model.colours import build_palette, enlarge, grey, normalise
+from tests.model.odd_pictures import draw_mask, draw_picture, expected, ours, theirs
 
-SIZES = ((1, 1), (1, 300), (300, 1), (3, 5), (13, 1000), (64, 48), (447, 449), (448, 448), (600, 201), (97, 131))
 TARGETS = ((1, 1), (1, 100), (100, 1), (64, 48), (127, 95), (65, 47), (30, 131), (128, 96))
 MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "1", "YCbCr", "PA", "HSV", "LAB", "RGBX", "I")
-HOLDERS = ("PIL", "rows, columns, channels", "channels first", "tensor", "floats", "int64")
 LABELS = (1, 2, 3, 5, 7, 8, 9, 26, 27, 28, 63, 64, 65, 100, 124, 125, 150, 200, 215, 216, 217, 254, 255)
-
-theirs = SegGptImageProcessorPil()
-ours = SegGptImageProcessor()
-
-
-def draw_picture(index: int) -> Image.Image:
-    """The index-th odd RGB picture: noise, ramps and flat areas of an odd size."""
-    random = np.random.default_rng(index)
-    height, width = SIZES[index % len(SIZES)]
-    pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    pixels[height // 2 :, width // 3 :] = random.integers(0, 256, 3, dtype=np.uint8)
-    pixels[: height // 4] = np.linspace(0, 255, width, dtype=np.uint8)[None, :, None]
-    return Image.fromarray(pixels)
-
-
-def draw_mask(index: int, labels: int) -> np.ndarray:
-    """A map of class indices, every class as likely as the background."""
-    height, width = SIZES[(index * 3 + 1) % len(SIZES)]
-    return np.random.default_rng(1000 + index).integers(0, labels + 1, (height, width)).astype(np.uint8)
-
-
-def held(picture: Image.Image, holder: str) -> object:
-    """The same pixels in another container."""
-    pixels = np.asarray(picture)
-    first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    return {
-        "PIL": picture,
-        "rows, columns, channels": pixels,
-        "channels first": first,
-        "tensor": torch.from_numpy(first),
-        "floats": pixels.astype(np.float32),
-        "int64": pixels.astype(np.int64),
-    }[holder]
-
-
-def expected(picture: Image.Image, processor: SegGptImageProcessorPil = theirs) -> torch.Tensor:
-    """What transformers makes of an RGB picture; it takes no other mode, and guesses axes of 1 or 3 pixels."""
-    return processor(images=picture, return_tensors="pt", input_data_format="channels_last")["pixel_values"].float()
 
 
 @pytest.mark.parametrize("index", range(50))
@@ -123,13 +84,6 @@ def test_every_target_size_reads_the_pixels_that_torch_reads(size):
             assert torch.equal(enlarge(plane[0, 0], target), wanted), target
 
 
-@pytest.mark.parametrize("holder", HOLDERS)
-@pytest.mark.parametrize("index", [4, 5, 7, 9])
-def test_a_picture_may_come_in_any_container(index: int, holder: str):
-    picture = draw_picture(index)
-    assert torch.equal(ours(images=held(picture, holder))["pixel_values"], expected(picture))
-
-
 @pytest.mark.parametrize("size", [(448, 448), (64, 48), (30, 500)])
 def test_other_sizes_are_resized_as_transformers_does(size):
     height, width = size
@@ -157,99 +111,41 @@ def test_steps_can_be_left_out_as_in_transformers():
         assert torch.equal(ours(images=picture, **settings)["pixel_values"], wanted), settings
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "1", "I", "I;16"])
-def test_a_map_of_class_indices_may_have_any_mode_that_holds_indices(mode: str):
-    indices = draw_mask(5, labels=1)
-    image = {
-        "L": lambda: Image.fromarray(indices),
-        "P": lambda: _with_palette(indices),
-        "1": lambda: Image.fromarray(indices.astype(bool)),
-        "I": lambda: Image.fromarray(indices.astype(np.int32)),
-        "I;16": lambda: Image.fromarray(indices.astype(np.uint16)),
-    }[mode]()
-    assert image.mode == mode
-    wanted = theirs.preprocess(prompt_masks=indices, num_labels=1, return_tensors="pt")["prompt_masks"].float()
-    assert torch.equal(ours(prompt_masks=image, num_labels=1)["prompt_masks"], wanted)
-
-
-def _with_palette(indices: np.ndarray) -> Image.Image:
-    image = Image.frombytes("P", indices.shape[::-1], indices.tobytes())
-    image.putpalette([200, 10, 10, 10, 200, 10])
-    return image
-
-
-def test_rgb_masks_keep_their_colours_as_in_transformers():
+def test_one_number_is_a_square_and_one_for_all_channels_as_in_transformers():
     picture = draw_picture(9)
-    wanted = theirs.preprocess(prompt_masks=picture, do_convert_rgb=False, return_tensors="pt")["prompt_masks"].float()
-    assert torch.equal(ours(prompt_masks=picture, do_convert_rgb=False)["prompt_masks"], wanted)
-    assert torch.equal(ours(prompt_masks=picture)["prompt_masks"], wanted)
-
-
-def test_a_grey_mask_without_labels_is_repeated_into_three_channels():
-    """Under transformers' own rule; its processor, asked for that, raises on num_labels=None but works without it."""
-    mask = draw_mask(9, labels=255)
-    wanted = theirs.preprocess(prompt_masks=mask, return_tensors="pt")["prompt_masks"].float()
-    assert torch.equal(ours(prompt_masks=mask)["prompt_masks"], wanted)
-
-
-@pytest.mark.parametrize("holder", ["array", "tensor", "PIL"])
-def test_a_boolean_mask_without_labels_is_black_and_white(holder: str):
-    mask = draw_mask(9, labels=1).astype(bool)
-    given = {"array": mask, "tensor": torch.from_numpy(mask), "PIL": Image.fromarray(mask)}[holder]
-    white = ours(prompt_masks=mask.astype(np.uint8) * 255)["prompt_masks"]
-    assert torch.equal(ours(prompt_masks=given)["prompt_masks"], white)
-    # one class is white too
-    assert torch.equal(ours(prompt_masks=given, num_labels=1)["prompt_masks"], white)
-
-
-def test_a_mask_of_zeros_and_ones_without_labels_is_refused_not_painted_black():
-    with pytest.raises(ValueError, match="nearly black; give num_labels=1"):
-        ours(prompt_masks=draw_mask(9, labels=1))
-
-
-def test_an_empty_mask_is_black():
-    black = ours(prompt_masks=np.zeros((5, 6), np.uint8))["prompt_masks"]
-    assert torch.equal(black, ours(prompt_masks=np.zeros((5, 6), np.uint8), num_labels=3)["prompt_masks"])
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
-def test_a_mode_that_transformers_refuses_works(mode: str):
-    picture = draw_picture(9).convert(mode)
-    with pytest.raises(ValueError, match="mean must have"):
-        theirs(images=picture, return_tensors="pt")
-    assert torch.equal(ours(images=picture)["pixel_values"], expected(picture.convert("RGB")))
-
-
-@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_a_wide_picture_is_refused_not_clipped_to_white(mode: str):
-    pixels = np.full((20, 30), 3000, {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])
-    image = Image.fromarray(pixels)
-    assert image.mode == mode
-    with pytest.raises(ValueError, match=r"values from 3000.* must lie in 0\.\.255"):
-        ours(images=image)
+    settings = {"size": 224, "image_mean": 0.5, "image_std": 0.25}
+    wanted = theirs(images=picture, return_tensors="pt", **settings)["pixel_values"].float()
+    assert torch.equal(ours(images=picture, **settings)["pixel_values"], wanted)
+    processor = SegGptImageProcessor(**settings)
+    assert torch.equal(processor(images=picture)["pixel_values"], wanted)
+    outputs = SimpleNamespace(pred_masks=torch.randn(1, 3, 448, 224, generator=torch.Generator().manual_seed(0)))
+    (wanted,) = SegGptImageProcessorPil(**settings).post_process_semantic_segmentation(outputs)
+    assert torch.equal(processor.post_process_semantic_segmentation(outputs)[0], wanted)
 
 
 @pytest.mark.parametrize(
-    ("mask", "labels", "said"),
-    [
-        (np.full((4, 4), 255, np.uint8), 20, r"label 255; num_labels=20 allows 0 to 20"),
-        (np.full((4, 4), -1), 20, r"values from -1 to -1; they must lie in 0\.\.255"),
-        (np.full((4, 4), 256), 20, r"values from 256 to 256"),
-        (np.full((4, 4), np.nan), 20, "values from nan"),
-        (np.zeros((4, 4, 3), np.uint8), 20, "needs a 2-D map of class indices"),
-        (np.zeros((2, 4, 4, 4), np.uint8), 20, "has shape"),
-        (np.zeros((0, 4), np.uint8), 20, "has shape"),
-        (np.zeros((4, 4), np.uint8), 0, "num_labels is 0"),
-    ],
+    ("setting", "value"),
+    [("size", 0), ("size", (448,)), ("size", {"shortest_edge": 448}), ("image_mean", (0.5, 0.5)), ("image_std", "x")],
 )
-def test_an_impossible_mask_is_refused(mask, labels, said):
-    with pytest.raises(ValueError, match=said):
-        ours(prompt_masks=mask, num_labels=labels)
+def test_an_impossible_setting_is_refused_by_name(setting: str, value: object):
+    for refuse in (lambda: SegGptImageProcessor(**{setting: value}), lambda: ours(draw_picture(5), **{setting: value})):
+        with pytest.raises(ValueError, match=f"{setting} is .*; it must be"):
+            refuse()
 
 
-def test_floats_between_0_and_1_are_refused_not_rescaled_twice():
-    with pytest.raises(ValueError, match=r"floats lies in 0\.\.1"):
-        ours(images=np.asarray(draw_picture(9)) / 255)
+def test_a_canvas_is_cut_whatever_the_size_of_the_processor():
+    outputs = SimpleNamespace(pred_masks=torch.randn(2, 3, 448, 448, generator=torch.Generator().manual_seed(0)))
+    wanted = theirs.post_process_semantic_segmentation(outputs)
+    got = ours.post_process_semantic_segmentation(outputs)
+    assert all(torch.equal(mine, other) for mine, other in zip(got, wanted, strict=True))
+    assert ours.post_process_masks(outputs)[0].segmentation.shape == (448, 448)  # an answer alone
+
+
+def test_answers_are_read_with_the_processors_own_labels():
+    outputs = SimpleNamespace(pred_masks=torch.randn(1, 3, 64, 48, generator=torch.Generator().manual_seed(0)))
+    own = SegGptImageProcessor((32, 48), num_labels=5)
+    (wanted,) = theirs.post_process_semantic_segmentation(outputs, num_labels=5)
+    assert torch.equal(own.post_process_semantic_segmentation(outputs)[0], wanted)
 
 
 def test_nothing_and_unknown_settings_are_refused():
