@@ -38,7 +38,7 @@ class SegGptEmbeddings(nn.Module):
         super().__init__()
         self.grid = config.grid
         width = config.hidden_size
-        positions = (config.pretrain_image_size // config.patch_size) ** 2 + 1
+        self.table_side = config.pretrain_image_size // config.patch_size
         self.mask_token = nn.Parameter(torch.zeros(1, 1, 1, width))
         # Hugging Face's names mislead: "input" marks the image stream, "prompt" the mask stream.
         self.segment_token_input = nn.Parameter(torch.zeros(1, 1, 1, width))
@@ -46,7 +46,7 @@ class SegGptEmbeddings(nn.Module):
         self.type_token_semantic = nn.Parameter(torch.zeros(1, 1, 1, width))
         self.type_token_instance = nn.Parameter(torch.zeros(1, 1, 1, width))
         self.patch_embeddings = SegGptPatchEmbeddings(config)
-        self.position_embeddings = nn.Parameter(torch.zeros(1, positions, width))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, self.table_side**2 + 1, width))
         self._kept_positions: tuple[Tensor, Tensor] | None = None
 
     def keep_positions(self) -> None:
@@ -59,7 +59,7 @@ class SegGptEmbeddings(nn.Module):
         if self._kept_positions is not None:
             return self._kept_positions
         table = self.position_embeddings[:, 1:]  # the first row belonged to a class token
-        side = round(table.shape[1] ** 0.5)
+        side = self.table_side
         if self.grid != (side, side):
             square = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)
             stretched = F.interpolate(square.float(), size=self.grid, mode="bicubic", align_corners=False)

@@ -6,7 +6,7 @@ weights load as they are. Source: SegGPT, arXiv:2304.03284; decomposed position 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Sequence, ValuesView
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -21,14 +21,41 @@ _LARGEST_BIAS_BYTES = 256 * 2**20
 
 
 class Output:
-    """Read like Hugging Face's outputs: by attribute, by name, by position among what is there."""
+    """Read like Hugging Face's outputs: by attribute, as a mapping and by position among what is there, not None.
+
+    Not a `Mapping` by type: tools that rebuild mappings from one dictionary (accelerate) would break a dataclass.
+    """
+
+    def _there(self) -> dict[str, Any]:
+        named = ((entry.name, getattr(self, entry.name)) for entry in fields(self))  # type: ignore[arg-type]
+        return {name: value for name, value in named if value is not None}
 
     def to_tuple(self) -> tuple[Any, ...]:
-        values = (getattr(self, entry.name) for entry in fields(self))  # type: ignore[arg-type]
-        return tuple(value for value in values if value is not None)
+        return tuple(self.values())
+
+    def keys(self) -> KeysView[str]:
+        return self._there().keys()
+
+    def values(self) -> ValuesView[Any]:
+        return self._there().values()
+
+    def items(self) -> ItemsView[str, Any]:
+        return self._there().items()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._there().get(name, default)
 
     def __getitem__(self, key: str | int | slice) -> Any:
-        return getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
+        return self._there()[key] if isinstance(key, str) else self.to_tuple()[key]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._there()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._there())
+
+    def __len__(self) -> int:
+        return len(self._there())
 
 
 @dataclass

@@ -180,35 +180,6 @@ def test_gradients_equal_those_of_transformers():
             assert relative_rms(parameter.grad, wanted[name].grad) <= 1e-4, name
 
 
-def test_switches_of_the_config_count_where_the_call_says_nothing():
-    switches = {"output_hidden_states": True, "output_attentions": True, "return_dict": False}
-    theirs = reference_of(SegGptConfig.from_dict({**TINY.to_dict(), **switches}), seed=9)
-    ours = ours_like(theirs)
-    batch = draw_batch(TINY, pairs=1, seed=9)
-    with torch.inference_mode():
-        for said in ({}, {"output_attentions": False}, {"output_hidden_states": False}):
-            wanted, got = theirs(**batch, **said), ours(**batch, **said)
-            assert isinstance(got, tuple)
-            assert [len(part) for part in got[1:]] == [len(part) for part in wanted[1:]]
-            assert relative_rms(got[0], wanted[0]) <= TOLERANCE
-        assert len(ours(**batch, return_dict=True).attentions) == TINY.num_hidden_layers
-        assert ours.model(**batch)[0].shape == theirs.model(**batch)[0].shape
-        # a service's calls are ours alone
-        assert ours(**batch, answer_only=True).pred_masks.shape == (1, 3, *TINY.half_size)
-
-
-def test_a_tuple_comes_back_when_return_dict_is_false():
-    theirs = reference_of(TINY, seed=9)
-    ours = ours_like(theirs)
-    batch = draw_batch(TINY, pairs=1, seed=9)
-    asked = {"return_dict": False, "output_hidden_states": True, "output_attentions": True}
-    with torch.inference_mode():
-        wanted, got = theirs(**batch, **asked), ours(**batch, **asked)
-    assert len(got) == len(wanted) == 3
-    assert relative_rms(got[0], wanted[0]) <= TOLERANCE
-    assert [len(part) for part in got[1:]] == [len(part) for part in wanted[1:]]
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_half_precision_is_close_and_takes_float32_pictures(dtype: torch.dtype):
     theirs = reference_of(TINY, seed=10)
