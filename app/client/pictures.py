@@ -1,7 +1,7 @@
 """Pictures as users have them -> the bytes of files.
 
-Files and bytes go to the service as they are; what has no bytes yet is encoded as PNG, without loss. Sizes are
-(height, width).
+Files and bytes go to the service as they are; what has no bytes yet is encoded without loss, as PNG or, where a pixel
+is a number that PNG cannot hold, as TIFF. Sizes are (height, width).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image 
 """A path; a file's bytes; a Pillow image; or an array: (H, W), (H, W, 3) or (H, W, 4) uint8 or bool."""
 
 _PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+_TIFF_MODES: Final = frozenset({"I", "F", "I;16B", "I;16L"})
 _FAST: Final = 1  # PNG's compression: the picture is on its way at once
 
 
@@ -51,7 +52,7 @@ def to_file(picture: Picture) -> File:
         picture = _image(picture)
     if not isinstance(picture, Image.Image):
         raise PictureError(f"got a {type(picture).__name__}; allowed are a path, bytes, a Pillow image or an array")
-    return File("picture.png", _png(picture))
+    return _encoded(picture)
 
 
 def _image(array: NDArray[Any]) -> Image.Image:
@@ -66,11 +67,14 @@ def _image(array: NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _png(image: Image.Image) -> bytes:
+def _encoded(image: Image.Image) -> File:
     buffer = BytesIO()
     try:
+        if image.mode in _TIFF_MODES:
+            image.save(buffer, "TIFF")
+            return File("picture.tif", buffer.getvalue())
         shown = image if image.mode in _PNG_MODES else image.convert("RGB")
         shown.save(buffer, "PNG", compress_level=_FAST)
     except (OSError, ValueError) as error:  # an image that is opened and not read yet may be damaged
         raise PictureError(f"the Pillow image cannot be encoded: {error}") from error
-    return buffer.getvalue()
+    return File("picture.png", buffer.getvalue())

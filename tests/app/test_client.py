@@ -92,6 +92,16 @@ def test_pictures_may_be_whatever_users_have(client: Client, tmp_path: Path, kin
     assert client.segment(given, examples=[example()]) == client.segment(image, examples=[example()])
 
 
+@pytest.mark.parametrize("mode", ["I", "F", "I;16B"])
+def test_deep_pillow_images_reach_the_service_with_their_values(client: Client, mode: str) -> None:
+    grey = picture(5).convert("L")
+    grey.putpixel((0, 0), 0)
+    grey.putpixel((1, 0), 255)  # the whole range, so that scaling by it gives back the same grey
+    scale = 1 / 255 if mode == "F" else 257
+    deep = grey.convert("F" if mode == "F" else "I").point(lambda value: value * scale).convert(mode)
+    assert client.segment(deep, examples=[example()]) == client.segment(grey, examples=[example()])
+
+
 def test_a_mask_may_be_an_array_of_truth(client: Client) -> None:
     shown, mask = example()
     truth = np.asarray(mask) > 0
