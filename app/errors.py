@@ -201,7 +201,7 @@ class ImageProblem(RequestProblem):
 
 
 class UnsupportedImageType(ImageProblem):
-    """The file is not a JPEG, PNG, WebP, BMP or TIFF, or it holds several frames or pages."""
+    """The file is not a JPEG, PNG, WebP, BMP or TIFF of a kind that is read, or it holds several frames or pages."""
 
     slug, status, title = "unsupported-image-type", 415, "The picture's file type is not supported"
 

@@ -24,22 +24,24 @@ from PIL import (  # noqa: F401
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
+    UnidentifiedImageError,
     WebPImagePlugin,
 )
 
 from app.errors import EmptyMask, ImageTooLarge, InvalidLabels, MaskAspect, UndecodableImage, UnsupportedImageType
 from app.pixels import BLACK, flatten, foreground, levels
+from app.tiff import as_meant, bits_of, check_kind, kind_of
 
 WHITE: Final = (255, 255, 255)
 ALLOWED: Final = "JPEG, PNG, WebP, BMP, TIFF"
+_ALLOWED_TIFF: Final = "grey of 1 to 16 bits, 32-bit integers and floats, and colour of 8 or 16 bits a channel"
 
 # Pillow's own limit is one size for the whole process and warns; `Limits` governs here, before decoding.
 Image.MAX_IMAGE_PIXELS = None
 
 _HIGHEST_INDEX: Final = 255
 
-_TIFF_TILE_WIDTH: Final = 322
-_TIFF_TILE_HEIGHT: Final = 323
+_PNG_DEPTH: Final = 24  # where in the file its header has the bits of a channel
 
 _SIGNATURES: Final = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -135,8 +137,8 @@ def decode_image(data: bytes, limits: Limits, field: str = "image") -> Image.Ima
         UnsupportedImageType, UndecodableImage, ImageTooLarge: see `check_header`.
     """
     with _damage_is_a_problem(data, field):
-        image = _load(data, limits, field)
-        return _without_metadata(flatten(image, WHITE))
+        image, bits = _load(data, limits, field)
+        return _without_metadata(flatten(image, WHITE, bits))
 
 
 def decode_mask(data: bytes, limits: Limits, field: str = "prompt_mask") -> Image.Image:
@@ -153,7 +155,7 @@ def decode_mask(data: bytes, limits: Limits, field: str = "prompt_mask") -> Imag
         EmptyMask: no pixel is foreground.
     """
     with _damage_is_a_problem(data, field):
-        image = _load(data, limits, field)
+        image, _ = _load(data, limits, field)
         mask = _without_metadata(foreground(levels(image), lossy=_is_lossy(image, data)))
         if mask.getextrema() == (0, 0):
             raise EmptyMask(
@@ -175,7 +177,7 @@ def decode_index_mask(data: bytes, limits: Limits, field: str = "prompt_mask") -
         InvalidLabels: it has colours, is stored with loss, or has values above 255.
     """
     with _damage_is_a_problem(data, field):
-        image = _load(data, limits, field)
+        image, bits = _load(data, limits, field)
         if _is_lossy(image, data):
             raise InvalidLabels(f"{field}: index masks need a lossless file type such as PNG", field=field)
         if image.mode.startswith("I"):
@@ -183,16 +185,18 @@ def decode_index_mask(data: bytes, limits: Limits, field: str = "prompt_mask") -
             assert not isinstance(lowest, tuple)
             assert not isinstance(highest, tuple)
             if not 0 <= lowest <= highest <= _HIGHEST_INDEX:
-                raise InvalidLabels(f"{field}: got the value {highest}; indices are 0 to {_HIGHEST_INDEX}", field=field)
+                wrong = lowest if lowest < 0 else highest
+                raise InvalidLabels(f"{field}: got the value {wrong}; indices are 0 to {_HIGHEST_INDEX}", field=field)
             image = image.convert("I").convert("L")
-        elif image.mode == "1":
-            image = image.point([0] + [1] * 255, "L")
+        elif image.mode in {"1", "L"}:
+            step = _brightness_step(bits)
+            image = image.point([value // step for value in range(256)], "L")
         elif image.mode == "P":
             image = image.copy()
             image.info.pop("transparency", None)
             image.putpalette(bytes(value for value in range(256) for _ in range(3)))
             image = image.convert("L")
-        elif image.mode != "L":
+        else:
             raise InvalidLabels(
                 f"{field}: got a picture of mode {image.mode}; index masks are grey or have a palette, and masks that "
                 "show classes by colours are mask_kind=colour",
@@ -212,10 +216,10 @@ def decode_colour_mask(data: bytes, limits: Limits, field: str = "prompt_mask") 
         InvalidLabels: it is stored with loss.
     """
     with _damage_is_a_problem(data, field):
-        image = _load(data, limits, field)
+        image, bits = _load(data, limits, field)
         if _is_lossy(image, data):
             raise InvalidLabels(f"{field}: colour masks need a lossless file type such as PNG", field=field)
-        return _without_metadata(flatten(image, BLACK))
+        return _without_metadata(flatten(image, BLACK, bits))
 
 
 def check_aspect(image_size: tuple[int, int], mask_size: tuple[int, int], field: str = "prompt_mask") -> None:
@@ -263,11 +267,19 @@ def _open(data: bytes, limits: Limits, field: str) -> Image.Image:
             foreign = "HEIC, AVIF or video"
         got = foreign or "an unknown file type"
         raise UnsupportedImageType(f"got {got}; allowed are {ALLOWED}", field=field)
-    image = Image.open(BytesIO(data), formats=(name,) if name else ())
+    try:
+        image = Image.open(BytesIO(data), formats=(name,) if name else ())
+    except UnidentifiedImageError:
+        kind = kind_of(data) if name == "TIFF" else None
+        if kind is None:
+            raise
+        raise UnsupportedImageType(f"got {kind}; allowed are {_ALLOWED_TIFF}", field=field) from None
     _check_size(image.size, limits, field)
-    # A small TIFF may consist of one enormous, well compressed tile, which is decoded as a whole.
-    tags = getattr(image, "tag_v2", {})
-    _check_size((tags.get(_TIFF_TILE_WIDTH, 1), tags.get(_TIFF_TILE_HEIGHT, 1)), limits, field)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # A small one may consist of one enormous, well compressed tile, which is decoded as a whole.
+        tile = (image.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
+        _check_size(tuple(tile), limits, field)
+        check_kind(image, field)
     # MPO is what many phones write as .jpg: a JPEG with further views behind the primary picture.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise UnsupportedImageType(f"got a {name} of several frames or pages; allowed is one", field=field)
@@ -292,12 +304,31 @@ def _check_size(size: tuple[int, int], limits: Limits, field: str) -> None:
         )
 
 
-def _load(data: bytes, limits: Limits, field: str) -> Image.Image:
-    """Decode and turn upright; any mode."""
+def _load(data: bytes, limits: Limits, field: str) -> tuple[Image.Image, int]:
+    """Decode and turn upright: any mode, and how many bits a grey pixel has in the file."""
     image = _open(data, limits, field)
     image.load()
+    bits = _grey_bits(image, data)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return as_meant(image, field), bits  # Pillow has turned it
     turn = _TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
+    return image if turn is None else image.transpose(turn), bits
+
+
+def _grey_bits(image: Image.Image, data: bytes) -> int:
+    """Of a pixel that is one number of up to 16 bits; Pillow makes 8 bits of fewer, and 16 of 12."""
+    if image.mode == "1":
+        return 1
+    if image.format == "PNG":
+        return data[_PNG_DEPTH]
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return bits_of(image)
+    return 8
+
+
+def _brightness_step(bits: int) -> int:
+    """How far apart, of 255, two neighbouring greys of so few bits are."""
+    return 255 // ((1 << bits) - 1)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -17,12 +17,12 @@ LEAST_LOSSY_BRIGHTNESS: Final = 16
 """A lossy mask that is nowhere this bright holds only the noise of its compression."""
 
 
-def flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def flatten(image: Image.Image, background: tuple[int, int, int], bits: int = 16) -> Image.Image:
     """Any mode to "RGB", transparent pixels on the background.
 
-    Deep grey is scaled, where Pillow's own conversion clips at 255: 16 bits by 1/257; 32-bit integers and
-    floats by the picture's own range (lowest to 0, highest to 255) where it goes above 255; floats within
-    [0, 1] by 255; others are taken as they are. Of 16-bit colour Pillow reads the higher byte.
+    Deep grey is scaled, where Pillow's own conversion clips at 255: 16 bits, of which `bits` are used, by what is then
+    the highest; integers within [0, 255] are taken as they are and floats within [0, 1] are scaled by 255; all others
+    by the picture's own range (lowest to 0, highest to 255). Of 16-bit colour Pillow reads the higher byte.
 
     Raises:
         ValueError: float values that are not finite.
@@ -30,7 +30,7 @@ def flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
     if image.mode == "LAB":
         return _lab_to_rgb(image)
     if is_deep(image):
-        return _deep_to_8_bit(image).convert("RGB")
+        return _deep_to_8_bit(image, bits).convert("RGB")
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     if image.mode in {"La", "RGBa"}:  # premultiplied, in some TIFFs
@@ -99,18 +99,17 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
 
 
-def _deep_to_8_bit(image: Image.Image) -> Image.Image:
+def _deep_to_8_bit(image: Image.Image, bits: int) -> Image.Image:
     image.info.pop("transparency", None)  # a deep value, meaningless after scaling
     if image.mode.startswith("I;16"):
-        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
-    lowest, highest = _range(image)
-    scale, shift = 1.0, 0.0
-    if highest > 255:
-        scale = 255 / (highest - lowest) if highest > lowest else 0.0
-        shift = -lowest * scale
-    elif image.mode == "F" and lowest >= 0 and highest <= 1:
-        scale = 255.0
-    return image.point(lambda value: value * scale + (shift + 0.5)).convert("L")
+        image, lowest, highest = image.convert("I"), 0.0, 2.0**bits - 1
+    else:
+        lowest, highest = _range(image)
+        usual = 1 if image.mode == "F" else 255
+        if lowest >= 0 and highest <= usual:
+            lowest, highest = 0, usual
+    scale = 255 / (highest - lowest) if highest > lowest else 0.0
+    return image.point(lambda value: value * scale + (0.5 - lowest * scale)).convert("L")
 
 
 def _range(image: Image.Image) -> tuple[float, float]:

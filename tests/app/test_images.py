@@ -2,7 +2,6 @@
 
 import struct
 import warnings
-import zlib
 from typing import Any
 
 import numpy as np
@@ -25,10 +24,11 @@ from app.images import (
     check_aspect,
     check_header,
     decode_image,
+    decode_index_mask,
     decode_mask,
 )
 from app.preprocess import mask_to_cell, to_cell
-from tests.app.files import LIMITS, ORIENTATION, blob, encode, exif, object_of, scene
+from tests.app.files import LIMITS, ORIENTATION, blob, encode, exif, object_of, raw_png, scene
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
@@ -53,13 +53,16 @@ def test_sixteen_bit_colour_is_read() -> None:
     assert (image.getpixel((0, 0)), image.getpixel((1, 1))) == ((255, 0, 128), (1, 1, 0))
 
 
-def raw_png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+@pytest.mark.parametrize(
+    ("bits", "packed", "indices"), [(1, 0x60, [0, 1, 1]), (2, 0x1B, [0, 1, 2, 3]), (4, 0x1F, [1, 15])]
+)
+def test_indices_of_few_bits_are_as_in_the_file_and_pictures_of_them_bright(
+    bits: int, packed: int, indices: list[int]
+) -> None:
+    data = raw_png(len(indices), 1, bits, 0, bytes([0, packed]))
+    assert np.asarray(decode_index_mask(data, LIMITS)).tolist() == [indices]
+    shown = np.asarray(decode_image(data, LIMITS))[0, :, 0]
+    assert shown.tolist() == [255 * index // (2**bits - 1) for index in indices]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])

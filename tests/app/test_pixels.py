@@ -1,7 +1,6 @@
 """Pixels of every mode and masks of every make, as they come out of real files."""
 
 import io
-import struct
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image, ImageCms
 
 from app.errors import EmptyMask, UndecodableImage
 from app.images import decode_image, decode_mask
-from tests.app.files import LIMITS, blob, encode, exif, object_of, scene
+from tests.app.files import LIMITS, blob, encode, exif, object_of, raw_tiff, scene
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16"])
@@ -46,15 +45,7 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
 
 def big_endian_tiff(deep: np.ndarray[Any, np.dtype[np.uint16]]) -> bytes:
     """Pillow opens it with mode "I;16B"."""
-    height, width = deep.shape
-    pixels = deep.astype(">u2").tobytes()
-    tags = [(256, width), (257, height), (258, 16), (259, 1), (262, 1), (277, 1), (278, height)]
-    entries = [struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in tags]
-    entries += [struct.pack(">HHII", 279, 4, 1, len(pixels))]
-    where = 8 + 2 + 12 * (len(entries) + 1) + 4
-    entries.insert(5, struct.pack(">HHII", 273, 4, 1, where))
-    data = struct.pack(">2sHI", b"MM", 42, 8) + struct.pack(">H", len(entries)) + b"".join(entries)
-    data += struct.pack(">I", 0) + pixels
+    data = raw_tiff(*deep.shape, deep.astype(">u2").tobytes(), tags={258: 16}, order=">")
     assert Image.open(io.BytesIO(data)).mode == "I;16B"
     return data
 
@@ -66,7 +57,10 @@ def big_endian_tiff(deep: np.ndarray[Any, np.dtype[np.uint16]]) -> bytes:
         (np.array([[0, 2000, 4000]], np.int32), [0, 128, 255]),
         (np.array([[-1000, 0, 1000]], np.int32), [0, 128, 255]),
         (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
-        (np.array([[0, 100, 200]], np.float32), [0, 100, 200]),
+        (np.array([[-40, 0, 60]], np.int32), [0, 102, 255]),
+        (np.array([[-0.02, 0.6, 1.02]], np.float32), [0, 152, 255]),
+        (np.array([[0, 0.6, 1.02]], np.float32), [0, 150, 255]),
+        (np.array([[0, 100, 200]], np.float32), [0, 128, 255]),
         (np.array([[0, 5e5, 1e6]], np.float32), [0, 128, 255]),
         (np.array([[300, 300, 300]], np.float32), [0, 0, 0]),
     ],
