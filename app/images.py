@@ -280,6 +280,7 @@ def _open(data: bytes, limits: Limits, field: str) -> Image.Image:
         tile = (image.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
         _check_size(tuple(tile), limits, field)
         check_kind(image, field)
+        _drop_xmp(image)
     # MPO is what many phones write as .jpg: a JPEG with further views behind the primary picture.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise UnsupportedImageType(f"got a {name} of several frames or pages; allowed is one", field=field)
@@ -333,11 +334,18 @@ def _brightness_step(bits: int) -> int:
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1..8; damaged EXIF data does not make a picture unreadable and counts as 1."""
+    _drop_xmp(image)
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _PILLOW_RAISES:
         return 1
     return orientation if isinstance(orientation, int) else 1
+
+
+def _drop_xmp(image: Image.Image) -> None:
+    """Pillow falls back on an orientation there, no browser does: editors turn the pixels and leave the old packet."""
+    image.info.pop("xmp", None)
+    image.info.pop("XML:com.adobe.xmp", None)
 
 
 def _without_metadata(image: Image.Image) -> Image.Image:

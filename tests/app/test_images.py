@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 from transformers.models.seggpt.image_processing_pil_seggpt import SegGptImageProcessorPil
 
 from app.errors import (
@@ -87,6 +87,29 @@ def test_exif_orientation_is_applied_to_pictures_and_masks(kind: str, orientatio
     assert (pixels == expected).mean() > (0.98 if kind == "JPEG" else 0.9999)
     header = check_header(data, LIMITS)
     assert (header.height, header.width) == expected.shape
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [None, 1, 6])
+def test_an_orientation_in_xmp_is_passed_over_as_browsers_do(kind: str, orientation: int | None) -> None:
+    packet = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+    options: dict[str, Any] = {"exif": exif(orientation)} if orientation else {}
+    if kind == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", packet)
+    elif kind == "TIFF":
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[TiffImagePlugin.XMP] = packet.encode()
+        if orientation:
+            tags[ORIENTATION] = orientation
+        options["tiffinfo"] = tags
+    else:
+        options["xmp"] = packet.encode()
+    data = encode(scene(), kind, **options)
+    assert packet.encode() in data
+    plain = encode(scene(), kind, exif=exif(orientation or 1))
+    np.testing.assert_array_equal(np.asarray(decode_image(data, LIMITS)), np.asarray(decode_image(plain, LIMITS)))
+    assert check_header(data, LIMITS) == check_header(plain, LIMITS)
 
 
 def test_damaged_exif_data_does_not_make_a_picture_unreadable() -> None:
