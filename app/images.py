@@ -312,6 +312,8 @@ def _load(data: bytes, limits: Limits, field: str) -> tuple[Image.Image, int]:
     bits = _grey_bits(image, data)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return as_meant(image, field), bits  # Pillow has turned it
+    if image.mode == "L" and "transparency" in image.info:
+        image.info["transparency"] *= _brightness_step(bits)  # Pillow scales the pixels and not this
     turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn), bits
 

@@ -30,7 +30,7 @@ def flatten(image: Image.Image, background: tuple[int, int, int], bits: int = 16
     if image.mode == "LAB":
         return _lab_to_rgb(image)
     if is_deep(image):
-        return _deep_to_8_bit(image, bits).convert("RGB")
+        return _deep_to_rgb(image, background, bits)
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     if image.mode in {"La", "RGBa"}:  # premultiplied, in some TIFFs
@@ -53,8 +53,11 @@ def levels(image: Image.Image) -> Image.Image:
         Mode "L", or for deep grey "I" or "F" with the values themselves.
     """
     if is_deep(image):
-        image.info.pop("transparency", None)
-        return image.convert("I") if image.mode.startswith("I;16") else image
+        clear = _transparent(image)
+        level = image.convert("I") if image.mode.startswith("I;16") else image
+        if clear is not None:
+            level.paste(0, mask=clear)
+        return level
     if image.mode == "P":
         return _palette_levels(image)
     if image.mode in {"1", "L"} and not image.has_transparency_data:
@@ -99,8 +102,16 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
 
 
-def _deep_to_8_bit(image: Image.Image, bits: int) -> Image.Image:
-    image.info.pop("transparency", None)  # a deep value, meaningless after scaling
+def _transparent(image: Image.Image) -> Image.Image | None:
+    """Where 16-bit grey has the value that its file calls transparent: mode "L", 0 and 255. That value is forgotten."""
+    value = image.info.pop("transparency", None)
+    if value is None:
+        return None
+    return image.convert("I").point([255 * (level == value) for level in range(1 << 16)], "L")
+
+
+def _deep_to_rgb(image: Image.Image, background: tuple[int, int, int], bits: int) -> Image.Image:
+    clear = _transparent(image)
     if image.mode.startswith("I;16"):
         image, lowest, highest = image.convert("I"), 0.0, 2.0**bits - 1
     else:
@@ -109,7 +120,10 @@ def _deep_to_8_bit(image: Image.Image, bits: int) -> Image.Image:
         if lowest >= 0 and highest <= usual:
             lowest, highest = 0, usual
     scale = 255 / (highest - lowest) if highest > lowest else 0.0
-    return image.point(lambda value: value * scale + (0.5 - lowest * scale)).convert("L")
+    rgb = image.point(lambda value: value * scale + (0.5 - lowest * scale)).convert("L").convert("RGB")
+    if clear is not None:
+        rgb.paste(background, mask=clear)
+    return rgb
 
 
 def _range(image: Image.Image) -> tuple[float, float]:

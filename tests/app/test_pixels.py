@@ -1,6 +1,7 @@
 """Pixels of every mode and masks of every make, as they come out of real files."""
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image, ImageCms
 
 from app.errors import EmptyMask, UndecodableImage
 from app.images import decode_image, decode_mask
-from tests.app.files import LIMITS, blob, encode, exif, object_of, raw_tiff, scene
+from tests.app.files import LIMITS, blob, encode, exif, object_of, raw_png, raw_tiff, scene
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16"])
@@ -93,6 +94,10 @@ def test_transparent_pixels_of_a_picture_are_white() -> None:
         (encode(palette, transparency=1), (10, 20, 30)),
         (encode(palette, transparency=bytes([255, 0])), (10, 20, 30)),
         (encode(grey, transparency=20), (10, 10, 10)),
+        (raw_png(2, 1, 16, 0, b"\0" + struct.pack(">2H", 2570, 300), struct.pack(">H", 300)), (10, 10, 10)),
+        (raw_png(2, 1, 4, 0, b"\0\x21", struct.pack(">H", 1)), (34, 34, 34)),
+        (raw_png(2, 1, 2, 0, b"\0\x90", struct.pack(">H", 1)), (170, 170, 170)),
+        (raw_png(2, 1, 1, 0, b"\0\x40", struct.pack(">H", 1)), (0, 0, 0)),
     )
     for data, colour in cases:
         image = decode_image(data, LIMITS)
@@ -114,6 +119,8 @@ def masks_of(truth: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, bytes]:
     colours = np.zeros((*truth.shape, 3), np.uint8)
     colours[truth] = (0, 0, 9)
     colours[1, 2] = (128, 64, 0)
+    deep = np.where(truth, 300, 500).astype(">u2")
+    cleared_rows = b"".join(b"\0" + row.tobytes() for row in deep)
     cleared_palette = Image.fromarray(ones)
     cleared_palette.putpalette([255, 255, 255, 255, 255, 255])
     return {
@@ -134,6 +141,7 @@ def masks_of(truth: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, bytes]:
         "16 bits, 0/65535": encode(Image.fromarray(truth.astype(np.uint16) * 65535)),
         "16 bits, 0/1": encode(Image.fromarray(truth.astype(np.uint16))),
         "16 bits, big-endian": big_endian_tiff(truth.astype(np.uint16)),
+        "16 bits, background transparent": raw_png(*size, 16, 0, cleared_rows, struct.pack(">H", 500)),
         "integers, 0/1": encode(Image.fromarray(truth.astype(np.int32)), "TIFF"),
         "floats, 0/1": encode(Image.fromarray(truth.astype(np.float32)), "TIFF"),
         "floats, 0/0.001": encode(Image.fromarray(truth.astype(np.float32) / 1000), "TIFF"),
