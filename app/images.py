@@ -30,6 +30,7 @@ from PIL import (  # noqa: F401
 
 from app.errors import EmptyMask, ImageTooLarge, InvalidLabels, MaskAspect, UndecodableImage, UnsupportedImageType
 from app.pixels import BLACK, flatten, foreground, levels
+from app.signatures import foreign_type, is_lossless_webp, type_of
 from app.tiff import as_meant, bits_of, check_kind, kind_of
 
 WHITE: Final = (255, 255, 255)
@@ -42,22 +43,6 @@ Image.MAX_IMAGE_PIXELS = None
 _HIGHEST_INDEX: Final = 255
 
 _PNG_DEPTH: Final = 24  # where in the file its header has the bits of a channel
-
-_SIGNATURES: Final = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"BM", "BMP"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-)
-_FOREIGN_SIGNATURES: Final = (
-    (b"GIF8", "GIF"),
-    (b"%PDF", "PDF"),
-    (b"<svg", "SVG"),
-    (b"\0\0\0\x0cjP", "JPEG 2000"),
-)
 
 # What Pillow raises on damaged files. Its documentation names no closed set, so these are all the kinds that
 # its plugins can bring forth. MemoryError: a header may ask for any amount. Warning: where those are errors.
@@ -248,25 +233,15 @@ def _damage_is_a_problem(data: bytes, field: str) -> Iterator[None]:
         yield
     except _PILLOW_RAISES as error:
         # Pillow's words stay in the cause, for the log: they may hold addresses and name our internals.
-        got = f"this {_format(data) or 'file'} of {len(data)} bytes" if data else "an empty file"
+        got = f"this {type_of(data) or 'file'} of {len(data)} bytes" if data else "an empty file"
         raise UndecodableImage(f"got {got}, which is damaged or cut short", field=field) from error
-
-
-def _format(data: bytes) -> str | None:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    return next((name for signature, name in _SIGNATURES if data.startswith(signature)), None)
 
 
 def _open(data: bytes, limits: Limits, field: str) -> Image.Image:
     """Read the header and refuse what must not be decoded."""
-    name = _format(data)
+    name = type_of(data)
     if name is None and data:
-        foreign = next((name for signature, name in _FOREIGN_SIGNATURES if data.startswith(signature)), None)
-        if data[4:8] == b"ftyp":
-            foreign = "HEIC, AVIF or video"
-        got = foreign or "an unknown file type"
-        raise UnsupportedImageType(f"got {got}; allowed are {ALLOWED}", field=field)
+        raise UnsupportedImageType(f"got {foreign_type(data)}; allowed are {ALLOWED}", field=field)
     try:
         image = Image.open(BytesIO(data), formats=(name,) if name else ())
     except UnidentifiedImageError:
@@ -356,18 +331,7 @@ def _without_metadata(image: Image.Image) -> Image.Image:
 
 
 def _is_lossy(image: Image.Image, data: bytes) -> bool:
-    name = _format(data)
+    name = type_of(data)
     if name == "WEBP":
-        return not _is_lossless_webp(data)
+        return not is_lossless_webp(data)
     return name == "JPEG" or "jpeg" in str(image.info.get("compression", ""))
-
-
-def _is_lossless_webp(data: bytes) -> bool:
-    """Walk the RIFF chunks to the one with the pixels: "VP8L" is lossless, "VP8 " is not."""
-    position = 12
-    while position + 8 <= len(data):
-        name, length = struct.unpack_from("<4sI", data, position)
-        if name in {b"VP8L", b"VP8 "}:
-            return bool(name == b"VP8L")
-        position += 8 + length + length % 2
-    return False
