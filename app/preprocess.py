@@ -6,7 +6,7 @@ numpy sees only what is small already.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -17,6 +17,7 @@ from app.bicubic import bicubic
 from app.errors import InvalidLabels
 from app.labels import Labels, hexadecimal, palette
 
+_STRIP_ROWS: Final = 64
 _VOID: Final = 255  # what PASCAL VOC and its followers write around things
 
 
@@ -68,27 +69,45 @@ def class_mask_to_cell(
         (h, w, 3) uint8 RGB.
 
     Raises:
-        InvalidLabels: a pixel has an index or a colour that is no label's.
+        InvalidLabels: a pixel has an index or a colour that is no label's, however small its region.
     """
+    if mask.mode == "RGB":
+        known = {0: 0, **{_code(label.colour): place for place, label in enumerate(labels, start=1)}}
+    else:
+        known = {0: 0, _VOID: 0, **{label.index: place for place, label in enumerate(labels, start=1)}}
+    _check_classes(mask, known, labels, field)
     height, width = size
     small = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
     if mask.mode == "RGB":
-        codes = (small.astype(np.uint32) * np.array([1 << 16, 1 << 8, 1], np.uint32)).sum(axis=2, dtype=np.uint32)
-        known = {0: 0, **{int.from_bytes(bytes(label.colour)): place for place, label in enumerate(labels, start=1)}}
-    else:
-        codes = small.astype(np.uint32)
-        known = {0: 0, _VOID: 0, **{label.index: place for place, label in enumerate(labels, start=1)}}
-    values, inverse = np.unique(codes, return_inverse=True)
-    unknown = [int(value) for value in values if int(value) not in known]
-    if unknown:
-        shown, allowed = (
-            (f"the colour #{unknown[0]:06x}", [hexadecimal(label.colour) for label in labels])
-            if mask.mode == "RGB"
-            else (f"the index {unknown[0]}", [str(label.index) for label in labels])
-        )
-        raise InvalidLabels(f"{field}: got {shown}; `labels` has {', '.join(allowed)}", field=field)
-    places = np.array([known[int(value)] for value in values], np.uint8)[inverse.reshape(small.shape[:2])]
+        small = (small.astype(np.uint32) * np.array([1 << 16, 1 << 8, 1], np.uint32)).sum(axis=2, dtype=np.uint32)
+    values, inverse = np.unique(small, return_inverse=True)
+    places = np.array([known[int(value)] for value in values], np.uint8)[inverse.reshape(height, width)]
     return palette(len(labels))[places]
+
+
+def _check_classes(mask: Image.Image, known: Mapping[int, int], labels: Labels, field: str) -> None:
+    """Look for unknown classes at full size: the network's size may show nothing of a small region.
+
+    In strips, since Pillow holds the GIL while it counts.
+    """
+    for top in range(0, mask.height, _STRIP_ROWS):
+        strip = mask.crop((0, top, mask.width, min(top + _STRIP_ROWS, mask.height)))
+        # Counting is fast with room for few.
+        counts = strip.getcolors(len(known)) or strip.getcolors(strip.width * strip.height)
+        assert counts is not None
+        unknown = {_code(value) for _, value in counts} - known.keys()
+        if unknown:
+            shown, allowed = (
+                (f"the colour #{min(unknown):06x}", [hexadecimal(label.colour) for label in labels])
+                if mask.mode == "RGB"
+                else (f"the index {min(unknown)}", [str(label.index) for label in labels])
+            )
+            raise InvalidLabels(f"{field}: got {shown}; `labels` has {', '.join(allowed)}", field=field)
+
+
+def _code(value: float | tuple[int, ...]) -> int:
+    """An index as it is, 0xrrggbb of a colour."""
+    return int.from_bytes(bytes(value)) if isinstance(value, tuple) else int(value)
 
 
 def stitched(pictures: Sequence[NDArray[np.uint8]], *, are_masks: bool) -> NDArray[np.uint8]:

@@ -100,6 +100,18 @@ def test_several_classes_are_one_forward_and_come_back_by_their_index(server, mo
     assert (got == expected).mean() > 0.99
 
 
+@pytest.mark.parametrize(("kind", "said"), [("index", "the index 5"), ("colour", "the colour #000005")])
+def test_a_class_without_a_label_is_refused_however_few_pixels_it_has(server, kind: str, said: str) -> None:
+    mask = halves(3, 9)
+    mask.putpixel((1, 1), 5)  # nothing is left of it at the network's size
+    if kind == "colour":
+        mask = Image.merge("RGB", [Image.new("L", mask.size), Image.new("L", mask.size), mask])
+    labels = [{"name": str(value), "index": value, "colour": f"#{value:06x}"} for value in (3, 9)]
+    answer = ask(server, files=example(mask), mask_kind=kind, labels=json.dumps(labels))
+    assert (answer.status_code, answer.json()["field"]) == (422, "prompt_mask[0]")
+    assert f"got {said}; `labels` has" in answer.json()["detail"]
+
+
 def test_every_output_of_several_classes_shows_the_same(server) -> None:
     asked = {"mask_kind": "index", "labels": LABELS}
     index = pixels(ask(server, **asked))
