@@ -7,7 +7,7 @@ belongs to the nearest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -41,7 +41,13 @@ class ClassMap:
     soft: Mapping[int, Pixels]
 
 
-def decode(levels: Pixels, labels: Labels, threshold: float | None, size: tuple[int, int] | None = None) -> ClassMap:
+def decode(
+    levels: Pixels,
+    labels: Labels,
+    threshold: float | None,
+    size: tuple[int, int] | None = None,
+    shown: Collection[int] | None = None,
+) -> ClassMap:
     """Read one painted answer.
 
     Args:
@@ -51,6 +57,7 @@ def decode(levels: Pixels, labels: Labels, threshold: float | None, size: tuple[
             which with several classes keeps every pixel whose nearest colour is a class's.
         size: (H, W) of the map, to which the soft values are enlarged by bilinear before they are compared; None is
             (h, w). Enlarged colours would not do: half way between two classes' lies the colour of a third.
+        shown: indices of the labels that examples showed; the others of several are nowhere. None is all.
     """
     if len(labels) == 1:
         grey = np.ascontiguousarray(levels[..., _GREY])
@@ -59,7 +66,7 @@ def decode(levels: Pixels, labels: Labels, threshold: float | None, size: tuple[
         is_class = above(grey, DEFAULT_THRESHOLD if threshold is None else threshold)
         index = kept(is_class, np.uint8(labels[0].index))
         return ClassMap(index, kept(is_class, grey), labels, {labels[0].index: grey})
-    maps = SoftMaps(levels, labels)
+    maps = SoftMaps(levels, labels, [label.index for label in labels] if shown is None else shown)
     soft: Mapping[int, Pixels] = maps
     if size is None:
         place, value = maps.nearest()
@@ -90,17 +97,19 @@ class SoftMaps(Mapping[int, Pixels]):
     Args:
         levels: (h, w, 4) uint8, painted RGB and its mean.
         labels: in `palette`'s order.
+        shown: indices of the labels that can be there at all.
     """
 
-    def __init__(self, levels: Pixels, labels: Labels) -> None:
+    def __init__(self, levels: Pixels, labels: Labels, shown: Collection[int]) -> None:
         self._places = {label.index: place for place, label in enumerate(labels, start=1)}
+        self._shown = shown
         self._painted = levels[..., :3].astype(np.float32)
         self._colours = palette(len(labels)).astype(np.float32)
         shape = levels.shape[:2]
         self._nearest = np.zeros(shape, np.uint8)
         self._first: NDArray[np.float32] = np.full(shape, np.inf, np.float32)
         self._second: NDArray[np.float32] = np.full(shape, np.inf, np.float32)
-        for place in range(len(self._colours)):
+        for place in (0, *(place for index, place in self._places.items() if index in shown)):
             distance = self._distance(place)
             is_nearer = distance < self._first
             self._second = np.where(is_nearer, self._first, np.minimum(self._second, distance))
@@ -117,7 +126,7 @@ class SoftMaps(Mapping[int, Pixels]):
         return self._of(0)
 
     def __getitem__(self, index: int) -> Pixels:
-        return self._of(self._places[index])
+        return self._of(self._places[index]) if index in self._shown else np.zeros_like(self._nearest)
 
     def _of(self, place: int) -> Pixels:
         own = self._distance(place)

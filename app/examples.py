@@ -30,10 +30,16 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class KnownExample:
-    """One decoded example: (h, w, 3) uint8 prompt image and prompt mask, at the network's size."""
+    """One decoded example.
+
+    Args:
+        image, mask: (h, w, 3) uint8, at the network's size.
+        shown: of a mask of classes, indices of the labels that it shows.
+    """
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
+    shown: frozenset[int]
 
     @property
     def nbytes(self) -> int:

@@ -40,10 +40,12 @@ class Prompt:
     Args:
         examples: (prompt image, prompt mask), each (h, w, 3) uint8.
         name: of their content, for what the device keeps.
+        shown: of classes, indices of the labels that any of them shows.
     """
 
     examples: Sequence[tuple[Pixels, Pixels]]
     name: str
+    shown: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Taken:
 class _Picture:
     """A picture on its way: its (h, w, 3) uint8 cell, its full (height, width), and what the two stages took.
 
-    One that is cut into tiles has no cell, but all its pixels and the plan for cutting it.
+    One that is cut into tiles has no cell, but all its pixels and the plan for cutting it. A mask of classes
+    has the indices of the labels that it shows.
     """
 
     cell: Pixels | None
@@ -78,6 +81,7 @@ class _Picture:
     preprocess_s: float
     full: Image.Image | None = None
     plan: TilePlan | None = None
+    shown: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ class Intake:
             check_aspect(image.size, mask.size, f"prompt_mask{place.field}")
             assert image.cell is not None, "examples are not cut"
             assert mask.cell is not None, "examples are not cut"
-            found[place.key] = KnownExample(image.cell, mask.cell)
+            found[place.key] = KnownExample(image.cell, mask.cell, mask.shown)
             self._examples.put(place.key, found[place.key])
         return found
 
@@ -261,6 +265,7 @@ class Intake:
 
     def _mask(self, concept: Concept, data: bytes, field: str) -> _Picture:
         start = time.perf_counter()
+        shown: frozenset[int] = frozenset()
         if concept.kind == "binary":
             mask = decode_mask(data, self._limits, field)
             decoded = time.perf_counter()
@@ -271,7 +276,7 @@ class Intake:
             decode = decode_index_mask if concept.kind == "index" else decode_colour_mask
             mask = decode(data, self._limits, field)
             decoded = time.perf_counter()
-            cell = class_mask_to_cell(mask, self._cell_size, concept.labels, field)
+            cell, shown = class_mask_to_cell(mask, self._cell_size, concept.labels, field)
         if not cell.any():
             height, width = self._cell_size
             raise EmptyMask(
@@ -279,7 +284,7 @@ class Intake:
                 "(width x height), or there is none; crop the prompt image and its mask around the thing",
                 field=field,
             )
-        return _Picture(cell, (mask.height, mask.width), decoded - start, time.perf_counter() - decoded)
+        return _Picture(cell, (mask.height, mask.width), decoded - start, time.perf_counter() - decoded, shown=shown)
 
     def _tuned_mask(self, data: bytes, field: str) -> _Picture:
         """Learned colours, pixel by pixel as they were tuned.
@@ -297,10 +302,11 @@ class Intake:
 
 
 def _prompt(examples: Sequence[KnownExample], name: str, ensemble: Ensemble) -> Prompt:
+    shown = frozenset[int]().union(*(example.shown for example in examples))
     if ensemble == "feature":
-        return Prompt([(example.image, example.mask) for example in examples], name)
+        return Prompt([(example.image, example.mask) for example in examples], name, shown)
     image = stitched([example.image for example in examples], are_masks=False)
-    return Prompt([(image, stitched([example.mask for example in examples], are_masks=True))], name)
+    return Prompt([(image, stitched([example.mask for example in examples], are_masks=True))], name, shown)
 
 
 def _field_of(concept: Concept, index: int) -> str:

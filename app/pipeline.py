@@ -211,8 +211,8 @@ class Pipeline:
         """In a thread: classes, then bytes."""
         size = taken.size if request.manner.upsampling == "bilinear" else None
         maps = [
-            decode(levels, concept.labels, request.manner.threshold, size)
-            for levels, concept in zip(painted, concepts, strict=True)
+            decode(levels, concept.labels, request.manner.threshold, size, prompt.shown)
+            for levels, concept, prompt in zip(painted, concepts, taken.prompts, strict=True)
         ]
         classes = maps[0] if len(maps) == 1 else merged(maps, _labels_of(concepts))
         picture = partial(self._intake.picture, request.image)

@@ -55,7 +55,7 @@ def mask_to_cell(mask: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 def class_mask_to_cell(
     mask: Image.Image, size: tuple[int, int], labels: Labels, field: str = "prompt_mask"
-) -> NDArray[np.uint8]:
+) -> tuple[NDArray[np.uint8], frozenset[int]]:
     """Resize a mask for the network, nearest pixel centre, in the colours of `labels.palette`.
 
     Args:
@@ -66,7 +66,7 @@ def class_mask_to_cell(
         field: the form field, for problems.
 
     Returns:
-        (h, w, 3) uint8 RGB.
+        (h, w, 3) uint8 RGB, and the indices of the labels that it shows.
 
     Raises:
         InvalidLabels: a pixel has an index or a colour that is no label's, however small its region.
@@ -81,8 +81,9 @@ def class_mask_to_cell(
     if mask.mode == "RGB":
         small = (small.astype(np.uint32) * np.array([1 << 16, 1 << 8, 1], np.uint32)).sum(axis=2, dtype=np.uint32)
     values, inverse = np.unique(small, return_inverse=True)
-    places = np.array([known[int(value)] for value in values], np.uint8)[inverse.reshape(height, width)]
-    return palette(len(labels))[places]
+    places = [known[int(value)] for value in values]
+    shown = frozenset(labels[place - 1].index for place in places if place)
+    return palette(len(labels))[np.array(places)[inverse.reshape(height, width)]], shown
 
 
 def _check_classes(mask: Image.Image, known: Mapping[int, int], labels: Labels, field: str) -> None:

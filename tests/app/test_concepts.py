@@ -112,6 +112,20 @@ def test_a_class_without_a_label_is_refused_however_few_pixels_it_has(server, ki
     assert f"got {said}; `labels` has" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
+def test_a_class_that_no_example_shows_is_nowhere(server, upsampling: str) -> None:
+    fields = {"mask_kind": "index", "labels": LABELS, "upsampling": upsampling}
+    files = example(halves(3, 0))
+    index = pixels(ask(server, files=files, **fields))
+    assert set(np.unique(index)) == {0, 3}
+    body = ask(server, accept="application/json", files=files, **fields).json()
+    assert [label["name"] for label in body["labels"]] == ["left", "right"]
+    assert [segment["label"] for segment in body["segments"]] == ["left"]
+    assert pixels(ask(server, files=files, output="soft", label="right", **fields)).max() == 0
+    both = pixels(ask(server, files=files + example(halves(0, 9), 3), **fields))
+    assert 9 in both
+
+
 def test_every_output_of_several_classes_shows_the_same(server) -> None:
     asked = {"mask_kind": "index", "labels": LABELS}
     index = pixels(ask(server, **asked))

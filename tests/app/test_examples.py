@@ -21,7 +21,7 @@ def key(image: bytes, mask: bytes) -> bytes:
 
 def example(value: int, side: int = 4) -> KnownExample:
     pixels = np.full((side, side, 3), value, np.uint8)
-    return KnownExample(pixels, pixels)
+    return KnownExample(pixels, pixels, frozenset())
 
 
 def counted(server: RunningServer) -> dict[str, float]:
