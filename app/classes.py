@@ -7,8 +7,10 @@ belongs to the nearest.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -150,26 +152,36 @@ def renumbered(parts: Sequence[tuple[str, Labels]]) -> list[Labels]:
     """Labels of several concepts of one request, told apart.
 
     Where indices collide all are numbered anew in the order of the concepts; where names collide the concept's name
-    stands before the label's, or in its place when the concept has one label only. Drawing colours are spread anew.
+    stands before the label's, or in its place when the concept has one label only, and a number behind both where even
+    these collide. Drawing colours are spread anew.
 
     Args:
         parts: each concept's name and labels.
     """
     every = [label for _, labels in parts for label in labels]
     is_unique = len({label.index for label in every}) == len(every)
-    spread = palette(max(2, len(every)))[1:]
-    numbers = iter(range(1, len(every) + 1))
-    result: list[Labels] = []
-    for name, labels in parts:
-        own = []
+    spread = palette(max(2, len(every)))[1 : len(every) + 1].tolist()
+    new = iter(
+        Label(label.index if is_unique else number, name, (red, green, blue))
+        for number, (label, name, (red, green, blue)) in enumerate(zip(every, _distinct(parts), spread, strict=True), 1)
+    )
+    return [tuple(islice(new, len(labels))) for _, labels in parts]
+
+
+def _distinct(parts: Sequence[tuple[str, Labels]]) -> list[str]:
+    """A name for each label of `renumbered`: of those that collide all move on to their next candidate together."""
+    candidates: list[list[str]] = []
+    for concept, labels in parts:
         for label in labels:
-            number = next(numbers)
-            red, green, blue = (int(value) for value in spread[number - 1])
-            is_repeated = sum(other.name == label.name for other in every) > 1
-            called = label.name if not is_repeated else name if len(labels) == 1 else f"{name}: {label.name}"
-            own.append(Label(label.index if is_unique else number, called, (red, green, blue)))
-        result.append(tuple(own))
-    return result
+            both = f"{concept}: {label.name}"
+            own = [concept] if len(labels) == 1 else []
+            candidates.append([label.name, *own, both, f"{both} ({len(candidates) + 1})"])
+    while True:
+        times = Counter(names[0] for names in candidates)
+        if len(times) == len(candidates):
+            return [names[0] for names in candidates]
+        # The last ones differ by their numbers.
+        candidates = [names[1:] if times[names[0]] > 1 and len(names) > 1 else names for names in candidates]
 
 
 def merged(maps: Sequence[ClassMap], labels: Sequence[Labels]) -> ClassMap:

@@ -60,6 +60,7 @@ def encode(
     Returns:
         A PNG of the input image's size (an overlay of several classes has a legend below), or JSON.
     """
+    is_only_one = len(classes.labels) == 1
     label = _shown(manner, classes.labels)
     if label is not None:
         classes = only(classes, label)
@@ -78,7 +79,7 @@ def encode(
     is_one = len(classes.labels) == 1
     output: Output = manner.output or ("mask" if is_one else "index")
     if output == "overlay":
-        if is_one and label is None:
+        if is_only_one:
             return encode_overlay(picture(), classes.index, _ANY_CLASS)
         return encode_classes_overlay(picture(), classes.index, classes.labels)
     encoders: dict[Output, Callable[[], bytes]] = {

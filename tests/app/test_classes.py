@@ -153,6 +153,20 @@ def test_names_that_collide_are_told_apart_by_their_concept() -> None:
     assert [label.index for part in parts for label in part] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("parts", "names"),
+    [
+        ([("cat", ["object"]), ("b", ["object"]), ("c", ["cat", "dog"])], ["cat: object", "b", "c: cat", "dog"]),
+        ([("x", ["x", "y"]), ("x: y", ["y"])], ["x", "x: y (2)", "x: y: y"]),
+        ([("a", ["x", "y"]), ("b", ["a: x", "x"])], ["a: x (1)", "y", "b: a: x", "b: x"]),
+        ([("a", ["b"]), ("b", ["b"])], ["a", "b"]),
+    ],
+)
+def test_no_two_names_are_ever_the_same(parts: list[tuple[str, list[str]]], names: list[str]) -> None:
+    labelled = [(name, tuple(Label(i, own, (i, 0, 0)) for i, own in enumerate(every, 1))) for name, every in parts]
+    assert [label.name for part in renumbered(labelled) for label in part] == names
+
+
 def test_one_class_can_be_shown_alone() -> None:
     labels = (Label(1, "cat", (9, 9, 9)), Label(2, "dog", (8, 8, 8)))
     alone = only(one([1, 2, 0], [200, 201, 0], labels), labels[1])

@@ -112,6 +112,11 @@ def test_a_class_without_a_label_is_refused_however_few_pixels_it_has(server, ki
     assert f"got {said}; `labels` has" in answer.json()["detail"]
 
 
+def test_the_overlay_of_the_only_class_is_the_same_by_its_name(server) -> None:
+    plain, named = (ask(server, files=example(disc()), output="overlay", **by) for by in ({}, {"label": "object"}))
+    assert (pixels(plain) == pixels(named)).all()
+
+
 @pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
 def test_a_class_that_no_example_shows_is_nowhere(server, upsampling: str) -> None:
     fields = {"mask_kind": "index", "labels": LABELS, "upsampling": upsampling}
