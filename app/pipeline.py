@@ -8,6 +8,7 @@ neither HTTP nor processes.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from app.intake import Intake, Prompt, Taken
 from app.labels import Labels
 from app.metrics import Metrics
 from app.replies import check_answerable, encode
-from app.requests import Concept, Segmentation
+from app.requests import Concept, Ensemble, Segmentation
 from app.tiles import Blend, Tile
 from app.worker.cells import Pixels
 from app.worker.groups import Answer
@@ -124,6 +125,8 @@ class Pipeline:
             await self._find_prompt(concept, request.deadline) if isinstance(concept, str) else concept
             for concept in request.concepts
         ]
+        found = [concept for concept, asked in zip(concepts, request.concepts, strict=True) if isinstance(asked, str)]
+        _check_registered(found, request.manner.ensemble)
         self._check_count(sum(len(concept.examples) for concept in concepts))
         if sum(len(concept.labels) for concept in concepts) > _MOST_LABELS:
             raise InvalidRequest(f"the prompts have more than {_MOST_LABELS} classes together")
@@ -217,6 +220,23 @@ class Pipeline:
         classes = maps[0] if len(maps) == 1 else merged(maps, _labels_of(concepts))
         picture = partial(self._intake.picture, request.image)
         return encode(classes, taken.size, request.manner, picture, request.times.ms)
+
+
+def _check_registered(prompts: Sequence[Concept], ensemble: Ensemble) -> None:
+    """Refuse a registered prompt that is there twice, by name or by id, and learned pairs as the tiles of one picture.
+
+    Raises:
+        InvalidRequest: there is one.
+    """
+    for name, times in Counter(prompt.name for prompt in prompts).items():
+        if times > 1:
+            raise InvalidRequest(f"got the prompt {name!r:.80} twice; allowed is once")
+    for prompt in prompts:
+        if prompt.kind == "tuned" and len(prompt.examples) > 1 and ensemble == "spatial":
+            raise InvalidRequest(
+                f"the prompt {prompt.name!r:.80} was learned as {len(prompt.examples)} pairs, pixel by pixel, "
+                "which cannot be made smaller; allowed is ensemble=feature"
+            )
 
 
 def _labels_of(concepts: Sequence[Concept]) -> list[Labels]:

@@ -191,10 +191,7 @@ async def asked(
         concepts.append(Concept(examples, mask_kind, parse_labels(labels, mask_kind)))
     elif labels is not None or mask_kind != "binary":
         raise InvalidRequest("got labels or mask_kind without examples; registered prompts have their own")
-    names = [name for name in prompt if name]  # a form's field that was left empty means nothing
-    if len(set(names)) < len(names):
-        raise InvalidRequest(f"got the prompt {Counter(names).most_common(1)[0][0]!r:.80} twice; allowed is once")
-    concepts.extend(names)
+    concepts.extend(name for name in prompt if name)  # a form's field that was left empty means nothing
     if not concepts:
         raise ExampleCount("got no example; send prompt_image and prompt_mask, or the id or name of a prompt")
     return Asked(

@@ -239,6 +239,14 @@ def test_pictures_that_could_not_be_used_are_not_registered(
     assert client.get("/v1/prompts").json()["prompts"] == []
 
 
+@pytest.mark.parametrize("path", ["/v1/segment", "/v1/segment/batch"])
+def test_a_prompt_is_used_once_however_it_is_called(client: httpx.Client, path: str) -> None:
+    stored = register(client, 12, name="discs")
+    for calls in (["discs", "discs"], ["discs", stored["id"]], [stored["id"], "discs"]):
+        answer = client.post(path, files=form(0)[:1], data={"prompt": calls})
+        is_problem(answer, "invalid-request", 422, "the prompt 'discs' twice; allowed is once")
+
+
 def test_a_body_that_is_too_large(client: httpx.Client) -> None:
     files = [("prompt_image", ("big", bytes(1_100_000), "image/png")), *examples()[1:]]
     is_problem(client.post("/v1/prompts", files=files), "body-too-large", 413, "1000000")

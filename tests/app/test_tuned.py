@@ -133,6 +133,21 @@ def test_it_is_used_like_any_other(client: httpx.Client, tiny_folder: Path, tmp_
     assert [json.loads(line).get("status") for line in lines] == [200, 200, None]
 
 
+def test_pairs_learned_to_be_used_together_are_not_made_tiles(
+    client: httpx.Client, tiny_folder: Path, tmp_path: Path
+) -> None:
+    post(client, file_of(learned(tiny_folder, 2), tmp_path), name="two")
+    post(client, file_of(learned(tiny_folder, 1), tmp_path), name="one")
+    image = form(0)[:1]
+    refused = client.post("/v1/segment", files=image, data={"prompt": "two", "ensemble": "spatial"})
+    is_problem(refused, "invalid-request", 422, "'two' was learned as 2 pairs", "allowed is ensemble=feature")
+    plain, spatial = (
+        client.post("/v1/segment", files=image, data={"prompt": "one", "ensemble": ensemble, "output": "soft"})
+        for ensemble in ("feature", "spatial")
+    )
+    assert (decoded(plain) == decoded(spatial)).all()
+
+
 def test_json_and_the_clients_register_it_too(
     keeper: RunningServer, client: httpx.Client, tiny_folder: Path, tmp_path: Path
 ) -> None:
