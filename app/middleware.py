@@ -79,7 +79,7 @@ class Observed:
     def _record(self, scope: Scope, status: int, start: float) -> None:
         metrics = self._service.metrics
         state = scope["state"]
-        route = getattr(scope.get("route"), "path", None) or "unmatched"
+        route = getattr(scope.get("route"), "path", None) or state.get("refused") or "unmatched"
         seconds = time.perf_counter() - start
         metrics.requests.labels(route, str(status or "left")).inc()
         if slug := state.get("problem"):
@@ -169,6 +169,7 @@ class Guarded:
 
     async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"]["problem"] = problem.slug
+        scope["state"]["refused"] = scope["path"]  # the router never sees it
         await problem_response(problem)(scope, receive, send)
 
 

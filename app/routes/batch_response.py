@@ -103,7 +103,7 @@ class BatchResponse(Response):
     async def _work(self) -> None:
         """Everything but sending. Ends early when the client leaves."""
         try:
-            await _first_of(self._read(), self._watch_service())
+            await _first_of(self._read(), self._watch_service(), self._stream.left_early())
             await _first_of(self._finish(), self._stream.left())
             async with self._writing:
                 await self._outbox.put(self._answers.end(self._counts, self._problem))

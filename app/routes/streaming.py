@@ -5,6 +5,7 @@ What a client has sent and nobody has asked for yet stays in the sockets, whose 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Final
@@ -53,6 +54,7 @@ class FormStream:
         self._taken_bytes = self._held_bytes = 0
         self._kept_bytes = 0
         self._patience_s: float | None = None
+        self._is_whole = asyncio.Event()
 
     async def parts(self) -> AsyncIterator[Part]:
         """Each part as soon as it has ended. Nothing is read while nobody asks for the next one.
@@ -71,6 +73,8 @@ class FormStream:
                 raise ClientLeft
             body: bytes = message.get("body", b"")
             more = message.get("more_body", False)
+            if not more:
+                self._is_whole.set()
             self._read_bytes += len(body)
             if self._read_bytes > self._most_bytes:
                 raise BodyTooLarge(
@@ -99,6 +103,15 @@ class FormStream:
         """A part that was taken is not needed any more."""
         self._taken_bytes -= len(part.content)
         self._account()
+
+    async def left_early(self) -> None:
+        """As `left`, from when the whole body has come: its last parts may wait long to be taken.
+
+        Raises:
+            ClientLeft: always, in the end.
+        """
+        await self._is_whole.wait()
+        await self.left()
 
     async def left(self) -> None:
         """Wait until the client has closed its connection; what it still sends is thrown away.

@@ -158,6 +158,9 @@ def test_a_body_that_is_malformed_multipart(server: RunningServer, content_type:
 def test_a_body_that_declares_too_many_bytes(server: RunningServer) -> None:
     answer = server.client.post("/v1/segment", files=with_file(0, b"x" * 4_000_001))
     is_problem(answer, "body-too-large", 413, "4000000")
+    counted = server.client.get("/metrics").text
+    assert 'seggpt_requests_total{route="/v1/segment",status="413"}' in counted
+    assert 'route="unmatched",status="413"' not in counted
 
 
 def test_a_body_that_streams_too_many_bytes(server: RunningServer) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 from PIL import Image
 
-from tests.app.batches import END, Sender, body, by_index, example, image, lines, part, post
-from tests.app.conftest import RunningServer, encoded, form, running_server
+from tests.app.batches import END, PATH, TYPE, Field, Sender, body, by_index, example, image, lines, part, post
+from tests.app.conftest import RunningServer, disc, encoded, form, picture, running_server
 
 
 def test_single_requests_beside_a_batch_are_answered_promptly(tiny_folder: Path, tmp_path: Path) -> None:
@@ -101,6 +103,27 @@ def test_the_work_of_a_client_that_left_is_dropped(tiny_folder: Path, tmp_path: 
             time.sleep(0.01)
         assert server.metric("seggpt_batch_pairs_sum") - before <= 8
         assert len(by_index(post(server, body(*example(), image(0))))) == 1
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_images_that_have_come_and_not_begun_are_dropped_too(tiny_folder: Path, tmp_path: Path) -> None:
+    shown, mask = encoded(picture(0, (6, 8))), encoded(disc((6, 8)))
+    fields: list[Field] = [("prompt_image", "p.png", shown), ("prompt_mask", "m.png", mask)]
+    whole = body(*fields, *(("image", "a.png", shown) for _ in range(60)))
+    assert len(whole) < 30_000, "it comes in one piece"
+    with running_server(tmp_path / "log", checkpoint=tiny_folder) as server:
+        wait_until_warm(server)
+        (worker,) = server.worker_pids()
+        os.kill(worker, signal.SIGSTOP)
+        with socket.create_connection(("127.0.0.1", httpx.URL(server.url).port or 0)) as connection:
+            head = f"POST {PATH} HTTP/1.1\r\nHost: test\r\nContent-Type: {TYPE['Content-Type']}\r\n"
+            connection.sendall(f"{head}Content-Length: {len(whole)}\r\n\r\n".encode() + whole)
+            while not server.metric("seggpt_queue_pairs"):
+                time.sleep(0.01)
+        while server.metric("seggpt_queue_pairs") or server.metric("seggpt_bytes_in_flight"):
+            time.sleep(0.01)
+        os.kill(worker, signal.SIGCONT)
+        assert server.client.post("/v1/segment", files=form(0)).status_code == 200
         assert "Traceback" not in server.log.read_text()
 
 
