@@ -28,7 +28,7 @@ from app.images import (
     decode_mask,
 )
 from app.preprocess import mask_to_cell, to_cell
-from tests.app.files import LIMITS, ORIENTATION, blob, encode, exif, object_of, raw_png, scene
+from tests.app.files import LIMITS, ORIENTATION, blob, encode, exif, object_of, raw_png, raw_tiff, scene
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
@@ -203,6 +203,9 @@ def samples() -> list[bytes]:
     files += [encode(scene().convert("P"), transparency=3), encode(grey.convert("1"), "TIFF", compression="group4")]
     files += [encode(scene().convert(mode)) for mode in ("RGBA", "LA", "1")]
     files += [encode(scene(), "MPO", save_all=True, append_images=[scene()])]
+    files += [raw_tiff(4, 8, bytes(range(48)), tags={258: 12}), raw_tiff(4, 8, bytes(128), tags={258: 32, 339: 1})]
+    files += [raw_tiff(4, 8, *[bytes(range(32))] * 3, tags={258: (8,) * 3, 262: 2, 277: 3, 284: 2})]
+    files += [raw_png(4, 2, 2, 0, b"\0\x1b\0\x1b", b"\0\1"), raw_png(2, 1, 16, 0, b"\0\1\2\3\4", b"\1\2")]
     return files
 
 
@@ -210,7 +213,7 @@ SAMPLES = samples()
 
 
 def never_anything_but_a_problem_or_a_picture(data: bytes) -> None:
-    for read in (decode_image, decode_mask, check_header):
+    for read in (decode_image, decode_mask, decode_index_mask, check_header):
         try:
             result = read(data, LIMITS)
         except Problem:
