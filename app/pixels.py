@@ -16,13 +16,15 @@ FEW_LEVELS: Final = 32
 LEAST_LOSSY_BRIGHTNESS: Final = 16
 """A lossy mask that is nowhere this bright holds only the noise of its compression."""
 
+_LEAST_BRIGHTNESS: Final = 16  # of floats that are levels of 8 bits: with less the picture would be all but black
+
 
 def flatten(image: Image.Image, background: tuple[int, int, int], bits: int = 16) -> Image.Image:
     """Any mode to "RGB", transparent pixels on the background.
 
     Deep grey is scaled, where Pillow's own conversion clips at 255: 16 bits, of which `bits` are used, by what is then
-    the highest; integers within [0, 255] are taken as they are and floats within [0, 1] are scaled by 255; all others
-    by the picture's own range (lowest to 0, highest to 255). Of 16-bit colour Pillow reads the higher byte.
+    the highest; floats within [0, 1] by 255; integers within [0, 255], and floats that reach at least 16 there, are
+    taken as they are; all others are scaled by the picture's own range (lowest to 0, highest to 255). Of 16-bit colour Pillow reads the higher byte.
 
     Raises:
         ValueError: float values that are not finite.
@@ -116,9 +118,10 @@ def _deep_to_rgb(image: Image.Image, background: tuple[int, int, int], bits: int
         image, lowest, highest = image.convert("I"), 0.0, 2.0**bits - 1
     else:
         lowest, highest = _range(image)
-        usual = 1 if image.mode == "F" else 255
-        if lowest >= 0 and highest <= usual:
-            lowest, highest = 0, usual
+        is_share = image.mode == "F" and highest <= 1
+        is_level = highest <= 255 and (image.mode == "I" or highest >= _LEAST_BRIGHTNESS)
+        if lowest >= 0 and (is_share or is_level):
+            lowest, highest = 0.0, 1.0 if is_share else 255.0
     scale = 255 / (highest - lowest) if highest > lowest else 0.0
     rgb = image.point(lambda value: value * scale + (0.5 - lowest * scale)).convert("L").convert("RGB")
     if clear is not None:

@@ -61,12 +61,15 @@ def big_endian_tiff(deep: np.ndarray[Any, np.dtype[np.uint16]]) -> bytes:
         (np.array([[-40, 0, 60]], np.int32), [0, 102, 255]),
         (np.array([[-0.02, 0.6, 1.02]], np.float32), [0, 152, 255]),
         (np.array([[0, 0.6, 1.02]], np.float32), [0, 150, 255]),
-        (np.array([[0, 100, 200]], np.float32), [0, 128, 255]),
+        (np.array([[10, 100, 200]], np.float32), [10, 100, 200]),
+        (np.array([[0, 5, 10]], np.float32), [0, 128, 255]),
         (np.array([[0, 5e5, 1e6]], np.float32), [0, 128, 255]),
         (np.array([[300, 300, 300]], np.float32), [0, 0, 0]),
     ],
 )
-def test_integers_and_floats_are_scaled_by_their_range(values: np.ndarray[Any, Any], expected: list[int]) -> None:
+def test_integers_and_floats_are_levels_shares_or_scaled_by_their_range(
+    values: np.ndarray[Any, Any], expected: list[int]
+) -> None:
     pixels = np.asarray(decode_image(encode(Image.fromarray(values), "TIFF"), LIMITS))
     assert pixels[0, :, 0].tolist() == expected
 
