@@ -39,7 +39,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def run(name: str, command: list[str], text: str, url: str) -> None:
         whole = [*command, text.replace("http://127.0.0.1:8000", url)]
-        done = subprocess.run(whole, cwd=folder, env=environment, capture_output=True, check=False, timeout=120)
+        done = subprocess.run(whole, cwd=folder, env=environment, capture_output=True, check=False, timeout=300)
         assert done.returncode == 0, (text, done.stderr.decode())
         (folder / name).write_bytes(done.stdout)
 
