@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from torch.multiprocessing.spawn import start_processes
 from model.checkpoint import load, resolve
 from model.config import SegGptConfig
 from model.seggpt import SegGptForImageSegmentation
+from training.books import Books
 from training.draw import Dice
 from training.mixtures import HELD_OUT_SEED, bundled_mixture, drawn_mixture, folder_mixture, held_out_maker
 from training.recipe import BUNDLED, BUNDLED_ON_GPU, SHORT, Recipe, bundled_config, fine_tuning, short_config
@@ -39,6 +41,7 @@ class _Order:
 
     given: argparse.Namespace
     recipe: Recipe
+    books: Books
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,7 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tuned.add_argument("--batch", type=int, default=4, help="pairs per step and process (default %(default)s)")
     for verb in (bundled, short, tuned):
         verb.add_argument("--out", type=Path, required=True, help="folder for snapshot, log and sample pictures")
-        verb.add_argument("--resume", action="store_true", help="go on with the snapshot that lies in --out")
+        verb.set_defaults(existing="refuse")
+        earlier = verb.add_mutually_exclusive_group()
+        add = partial(earlier.add_argument, action="store_const", dest="existing")
+        add("--resume", const="resume", help="go on with the run that --out holds")
+        add("--force", const="replace", help="replace the run that --out holds")
         verb.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         verb.add_argument("--processes", type=int, default=1, help="that share the run; best one per CPU core")
         verb.add_argument("--threads", type=int, help="torch threads of each process")
@@ -77,21 +84,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recipe = recipe.painting()
     if recipe.taught and not teacher_is_there():
         parser.error("the teacher's packages are missing: pip install 'seggpt-serve[teacher]', or give --taught 0")
-    order = _Order(given, recipe)
+    try:
+        order = _Order(given, recipe, Books(given.out, given.existing))
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
     if given.processes == 1:
         _train(0, order, None)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        start_processes(_train, (order, f"file://{folder}/meeting"), nprocs=given.processes, start_method="spawn")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            meeting = f"file://{folder}/meeting"
+            start_processes(_train, (order, meeting), nprocs=given.processes, start_method="spawn")
+    snapshot = order.books.snapshot
+    print(f"the run is finished; python -m training.export {snapshot} makes a checkpoint of it", file=sys.stderr)
 
 
 def _train(rank: int, order: _Order, meeting: str | None) -> None:
     """One process of the run; `meeting` is the address where several find each other."""
-    given, device = order.given, torch.device(order.given.device)
+    given = order.given
     if given.threads:
         torch.set_num_threads(given.threads)
     if meeting:
         torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=given.processes)
+    try:
+        run = _set_up(order)
+    except (OSError, ValueError) as error:
+        print(f"python -m training: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    run.train()
+    if meeting:
+        torch.distributed.destroy_process_group()
+
+
+def _set_up(order: _Order) -> Run:
+    given, device = order.given, torch.device(order.given.device)
     first = order.recipe.stages[0].size
     start: SegGptForImageSegmentation | SegGptConfig = bundled_config(first)
     make_scenes: Callable[[Dice], SceneMaker]
@@ -105,10 +130,4 @@ def _train(rank: int, order: _Order, meeting: str | None) -> None:
         judge = make_scenes(Dice(0, device))
     if given.start:
         start = load(resolve(given.start), torch.float32)
-    resume = given.out / "snapshot.pt" if given.resume else None
-    run = Run(
-        order.recipe, make_scenes, judge, given.out, start=start, resume=resume, teacher=given.teacher, device=device
-    )
-    run.train()
-    if meeting:
-        torch.distributed.destroy_process_group()
+    return Run(order.recipe, make_scenes, judge, order.books, start=start, teacher=given.teacher, device=device)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -39,9 +41,15 @@ class Snapshot:
 
         Raises:
             FileNotFoundError: there is none.
+            ValueError: it is another file, or a damaged one.
         """
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        return cls(**{**stored, "config": SegGptConfig.from_dict(stored["config"])})
+        with path.open("rb") as file:
+            is_whole = is_zipfile(file)  # in other files torch would look for older formats
+        try:
+            stored = torch.load(path, map_location="cpu", weights_only=True) if is_whole else {}
+            return cls(**{**stored, "config": SegGptConfig.from_dict(stored["config"])})
+        except (RuntimeError, UnpicklingError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no snapshot of a run, or is damaged") from error
 
     def save(self, path: Path) -> None:
         """Write, then rename, so that a reader never meets half a file."""

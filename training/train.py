@@ -9,7 +9,6 @@ of pairs or of minutes. A run may also be ended at any moment: the snapshot's mo
 from __future__ import annotations
 
 import copy
-import csv
 import math
 import sys
 import time
@@ -24,6 +23,7 @@ from model.config import SegGptConfig
 from model.inference import native_precision
 from model.seggpt import SegGptForImageSegmentation
 from training.batches import AHEAD, Ahead, Composer
+from training.books import Books
 from training.draw import Dice
 from training.inherit import inherited
 from training.initialise import new_network, resized
@@ -39,7 +39,6 @@ from training.teacher import SOURCE, Lesson, listening
 JUDGED_SCENES = 96  # at every report, the same each time
 JUDGE_SEED = 20
 SHOWN_SCENES, SHOWN_SEED = 128, 21  # from which it is measured what a teacher always sees, and guesses are fitted
-LOG_COLUMNS = ("pairs", "seconds", "size", "loss", "learning_rate", "held_out_iou")
 
 
 def make_optimisers(network: nn.Module, recipe: Recipe, beside: nn.Module | None = None) -> list[torch.optim.Optimizer]:
@@ -63,8 +62,8 @@ def _fast_precision(device: torch.device) -> torch.dtype:
 
 
 def _mean(losses: list[Tensor]) -> float:
-    """Of scalars, one wait for all of them; 0 where there are none."""
-    return sum(torch.stack(losses).tolist()) / len(losses) if losses else 0.0
+    """Of scalars, with one wait for all of them."""
+    return torch.stack(losses).mean().item()
 
 
 class Run:
@@ -75,10 +74,9 @@ class Run:
         recipe: Recipe,
         make_scenes: Callable[[Dice], SceneMaker],
         judge: SceneMaker,
-        out: Path,
+        books: Books,
         *,
         start: SegGptForImageSegmentation | SegGptConfig,
-        resume: Path | None = None,
         teacher: str | Path = SOURCE,
         device: torch.device | None = None,
     ) -> None:
@@ -88,19 +86,17 @@ class Run:
             recipe: what to do.
             make_scenes: a maker of training scenes from its random numbers.
             judge: of held-out scenes.
-            out: folder for snapshot, log and samples; made if it is not there.
-            start: a network to go on from, or the shape of a new one.
-            resume: snapshot.pt of an interrupted run of this recipe; `start` then says its shape alone.
+            books: where snapshot, log and samples go, and whether it goes on with the run of this recipe there.
+            start: a network to go on from, or the shape of a new one; of a run that goes on its shape alone.
             teacher: hub id or folder, if the recipe has one; a new network as wide begins with its blocks.
             device: where it runs; the CPU by default.
         """
-        self.recipe, self.judge, self.out, self.device = recipe, judge, out, device or torch.device("cpu")
+        self.recipe, self.judge, self.books, self.device = recipe, judge, books, device or torch.device("cpu")
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.processes = distributed.get_world_size() if distributed.is_initialized() else 1
-        out.mkdir(parents=True, exist_ok=True)
         self.precision = recipe.precision or _fast_precision(self.device)
         self.pairs, self.steps, self.seconds = 0, 0, 0.0
-        last = Snapshot.load(resume) if resume is not None else None
+        last = books.resumed()
         self.makers = make_scenes(Dice(0, self.device))
         self.lesson: Lesson | None = None
         self.unlike: Tensor | None = None  # the lesson's loss of this process's last batch that had one
@@ -236,8 +232,10 @@ class Run:
         return rate
 
     def train(self) -> None:
-        """Run until the time or the pairs are used up; report, sample and keep a snapshot on the way."""
+        """Run until the time or the pairs are used up; report, sample and keep a snapshot on the way and at the end."""
         begun, before, pairs_before = time.monotonic(), self.seconds, self.pairs
+        if self.rank == 0:
+            self.books.begin()
         losses: list[Tensor] = []
         while self.progress < 1:
             self._enter(self.recipe.stage(self.progress))
@@ -248,11 +246,9 @@ class Run:
                 continue
             losses.append(loss)
             self._show(losses, (self.pairs - pairs_before) / (self.seconds - before))
-            if self.steps % self.recipe.report_every == 0:
+            if self.steps % self.recipe.report_every == 0 or self.progress >= 1:
                 self.report(_mean(losses), rate)
                 losses.clear()
-        if self.rank == 0:
-            self.report(_mean(losses), 0.0)
 
     def _enter(self, stage: Stage) -> None:
         if stage is not self.stage:
@@ -287,18 +283,12 @@ class Run:
     @torch.inference_mode()
     def report(self, loss: float, rate: float) -> None:
         """Judge the averaged weights on held-out scenes; write snapshot, log line and sample picture."""
-        snapshot, size = self.snapshot(), self.stage.size
-        snapshot.save(self.out / "snapshot.pt")
+        snapshot = self.snapshot()
+        snapshot.save(self.books.snapshot)
         scenes = self._judged()
         judged = snapshot.network().to(self.device, self.precision)
         found = found_area(answer(judged, scenes), scenes.colours)
         score = overlap(found, scenes.area).mean().item()
-        save_samples(self.out / f"samples_{self.pairs:09d}.png", scenes[:16], found[:16])
-        path = self.out / "log.csv"
-        is_new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if is_new:
-                writer.writerow(LOG_COLUMNS)
-            writer.writerow([self.pairs, f"{self.seconds:.0f}", size, f"{loss:.6f}", f"{rate:.6f}", f"{score:.4f}"])
+        save_samples(self.books.samples(self.pairs), scenes[:16], found[:16])
+        self.books.log(self.pairs, self.seconds, self.stage.size, loss, rate, score)
         print(f"{self.pairs:>9,} pairs  loss {loss:.4f}  held-out IoU {score:.3f}", file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from model.config import SegGptConfig
 from model.layout import Layout
 from model.seggpt import SegGptForImageSegmentation
 from training import command
+from training.books import Books, Existing
 from training.draw import Dice
 from training.inherit import inherited, inherited_blocks, resampled_kernel
 from training.initialise import new_network
@@ -52,9 +53,9 @@ def makers() -> Callable[[Dice], SceneMaker]:
 
 @pytest.fixture
 def taught_run(dinov2: Path, makers: Callable[[Dice], SceneMaker]) -> Callable[..., Run]:
-    def make(out: Path, resume: Path | None = None, start: SegGptConfig = SMALL, **changed: Any) -> Run:
-        judge = makers(Dice(HELD_OUT_SEED))
-        return Run(replace(RECIPE, **changed), makers, judge, out, start=start, resume=resume, teacher=dinov2)
+    def make(out: Path, existing: Existing = "refuse", start: SegGptConfig = SMALL, **changed: Any) -> Run:
+        judge, books = makers(Dice(HELD_OUT_SEED)), Books(out, existing)
+        return Run(replace(RECIPE, **changed), makers, judge, books, start=start, teacher=dinov2)
 
     return make
 
@@ -169,7 +170,7 @@ def test_a_run_that_goes_on_from_a_network_begins_with_the_best_linear_guesses(
         assert (guessed - right).norm() < 0.98 * (right - right.mean(0)).norm()
     step(run)
     run.report(1.0, 0.0)
-    resumed = taught_run(tmp_path, start=network, resume=tmp_path / "snapshot.pt")
+    resumed = taught_run(tmp_path, start=network, existing="resume")
     assert resumed.lesson is not None
     for one, other in zip(run.lesson.guess.parameters(), resumed.lesson.guess.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -182,7 +183,7 @@ def test_a_taught_run_is_repeatable_and_goes_on_where_it_was(taught_run: Callabl
             step(run)
         assert one.unlike == again.unlike
     one.report(1.0, 0.0)
-    resumed = taught_run(tmp_path / "one", resume=tmp_path / "one" / "snapshot.pt")
+    resumed = taught_run(tmp_path / "one", existing="resume")
     assert one.lesson is not None
     assert resumed.lesson is not None
     for name, weight in one.lesson.state_dict().items():

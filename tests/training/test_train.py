@@ -15,6 +15,7 @@ from transformers import SegGptForImageSegmentation as Reference
 from model.checkpoint import load, resolve
 from model.config import SegGptConfig
 from training.batches import Ahead, Composer
+from training.books import Books, Existing
 from training.draw import Dice
 from training.export import export, mean
 from training.export import main as export_command
@@ -54,14 +55,14 @@ RECIPE = Recipe(
 
 
 def tiny_run(
-    data: Path, out: Path, recipe: Recipe = RECIPE, resume: Path | None = None, device: torch.device = CPU
+    data: Path, out: Path, recipe: Recipe = RECIPE, existing: Existing = "refuse", device: torch.device = CPU
 ) -> Run:
     judge = held_out_maker(data, device)
 
     def make_scenes(dice: Dice) -> SceneMaker:
         return bundled_mixture(data, dice, drawn_kinds=12)
 
-    return Run(recipe, make_scenes, judge, out, start=TINY, resume=resume, device=device)
+    return Run(recipe, make_scenes, judge, Books(out, existing), start=TINY, device=device)
 
 
 BLACK = torch.zeros(1, 10, 10, dtype=torch.uint8)
@@ -181,8 +182,8 @@ def test_a_run_grows_its_pictures_ends_and_logs(data: Path, tmp_path: Path) -> N
     assert snapshot.config.image_size == (96, 48)
     lines = (tmp_path / "log.csv").read_text().splitlines()
     assert lines[0] == "pairs,seconds,size,loss,learning_rate,held_out_iou"
-    assert [line.split(",")[0] for line in lines[1:]] == ["32", "64", "64"]
-    assert [line.split(",")[2] for line in lines[1:]] == ["32", "48", "48"]
+    assert [line.split(",")[0] for line in lines[1:]] == ["32", "64"]
+    assert [line.split(",")[2] for line in lines[1:]] == ["32", "48"]
     assert list(tmp_path.glob("samples_*.png"))
 
 
@@ -204,7 +205,7 @@ def test_an_interrupted_run_goes_on_where_it_was(data: Path, tmp_path: Path) -> 
         run.gradients()
         run.step()
     run.report(1.0, 0.0)
-    again = tiny_run(data, tmp_path, resume=tmp_path / "snapshot.pt")
+    again = tiny_run(data, tmp_path, existing="resume")
     assert (again.pairs, again.steps, again.stage.size) == (40, 5, 48)
     for name, weight in run.network.state_dict().items():
         assert torch.equal(weight, again.network.state_dict()[name]), name
@@ -219,7 +220,7 @@ def test_a_run_interrupted_at_a_stages_end_goes_on_in_the_next(data: Path, tmp_p
         run.step()
     run.report(1.0, 0.0)
     assert (run.stage.size, run.pairs) == (32, 32)
-    again = tiny_run(data, tmp_path, resume=tmp_path / "snapshot.pt")
+    again = tiny_run(data, tmp_path, existing="resume")
     assert again.stage.size == 48
     again.train()
     assert Snapshot.load(tmp_path / "snapshot.pt").pairs == 64

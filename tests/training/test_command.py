@@ -1,0 +1,84 @@
+"""`python -m training`, from words to a run that goes on, ends, or is refused."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from tests.training.test_train import TINY
+from training.command import main
+from training.export import export
+from training.initialise import new_network
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    export(new_network(TINY, seed=0), folder)
+    return str(folder)
+
+
+@pytest.fixture
+def words(data: Path, tiny: str, tmp_path: Path) -> list[str]:
+    """A run of six steps in `tmp_path / "run"`."""
+    place = ["--data", str(data / "things"), "--start", tiny, "--out", str(tmp_path / "run"), "--device", "cpu"]
+    return ["finetune", *place, "--pairs", "12", "--batch", "2", "--report-every", "4"]
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line that is said of words that do not fit."""
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def log(out: Path) -> list[dict[str, str]]:
+    with (out / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_finished_run_is_logged_to_its_end_and_says_what_is_next(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words)
+    rows = log(tmp_path / "run")
+    assert [row["pairs"] for row in rows] == ["8", "12"]
+    assert all(float(row["loss"]) > 0 for row in rows)
+    assert f"python -m training.export {tmp_path / 'run' / 'snapshot.pt'}" in capsys.readouterr().err
+
+
+def test_a_folder_with_a_run_is_left_alone(words: list[str], tmp_path: Path, capsys) -> None:
+    main(words)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    capsys.readouterr()
+    assert "holds a run; --resume goes on with it, --force replaces it" in refused(words, capsys)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_run_that_is_replaced_leaves_nothing_behind(words: list[str], tmp_path: Path) -> None:
+    main(words)
+    main([*words, "--force", "--pairs", "4"])
+    assert [row["pairs"] for row in log(tmp_path / "run")] == ["4"]
+    assert [path.name for path in (tmp_path / "run").glob("samples_*")] == ["samples_000000004.png"]
+
+
+def test_a_finished_run_is_not_run_again_but_may_be_made_longer(words: list[str], tmp_path: Path, capsys) -> None:
+    main(words)
+    before = (tmp_path / "run" / "log.csv").read_bytes()
+    capsys.readouterr()
+    main([*words, "--resume"])
+    assert "the run is finished" in capsys.readouterr().err
+    assert (tmp_path / "run" / "log.csv").read_bytes() == before
+    main([*words, "--resume", "--pairs", "20"])
+    assert [row["pairs"] for row in log(tmp_path / "run")] == ["8", "12", "16", "20"]
+
+
+def test_without_a_snapshot_nothing_goes_on(words: list[str], tmp_path: Path, capsys) -> None:
+    assert f"there is no {tmp_path / 'run' / 'snapshot.pt'} to go on with" in refused([*words, "--resume"], capsys)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "snapshot.pt").write_bytes(b"half a file")
+    assert "snapshot.pt is no snapshot of a run" in refused([*words, "--resume"], capsys)

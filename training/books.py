@@ -1,0 +1,62 @@
+"""What a run writes in its folder: its snapshot, its log, its sample pictures."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Literal
+
+from training.snapshot import Snapshot
+
+LOG_COLUMNS = ("pairs", "seconds", "size", "loss", "learning_rate", "held_out_iou")
+Existing = Literal["refuse", "resume", "replace"]  # what to do about a run that the folder holds
+
+
+class Books:
+    """A run's folder."""
+
+    def __init__(self, folder: Path, existing: Existing = "refuse") -> None:
+        """Make the folder if it is not there; a run that is to be replaced stays until `begin`.
+
+        Raises:
+            FileExistsError: it holds a run, which is neither to be resumed nor to be replaced; or it is a file.
+            FileNotFoundError: it holds no snapshot to resume.
+        """
+        self.snapshot, self._log, self._folder, self._existing = (
+            folder / "snapshot.pt",
+            folder / "log.csv",
+            folder,
+            existing,
+        )
+        if existing == "resume" and not self.snapshot.is_file():
+            raise FileNotFoundError(f"there is no {self.snapshot} to go on with")
+        if existing == "refuse" and (self.snapshot.exists() or self._log.exists()):
+            raise FileExistsError(f"{folder} holds a run; --resume goes on with it, --force replaces it")
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def resumed(self) -> Snapshot | None:
+        """Where to go on; None begins a new run.
+
+        Raises:
+            ValueError: the file is no snapshot.
+        """
+        return Snapshot.load(self.snapshot) if self._existing == "resume" else None
+
+    def begin(self) -> None:
+        """Remove the run that is replaced."""
+        if self._existing == "replace":
+            for path in (self.snapshot, self._log, *self._folder.glob("samples_*.png")):
+                path.unlink(missing_ok=True)
+
+    def samples(self, pairs: int) -> Path:
+        """Where the sample pictures of this moment belong."""
+        return self._folder / f"samples_{pairs:09d}.png"
+
+    def log(self, pairs: int, seconds: float, size: int, loss: float, rate: float, score: float) -> None:
+        """Add a line to the log; the values of LOG_COLUMNS."""
+        is_new = not self._log.exists()
+        with self._log.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(LOG_COLUMNS)
+            writer.writerow([pairs, f"{seconds:.0f}", size, f"{loss:.6f}", f"{rate:.6f}", f"{score:.4f}"])
