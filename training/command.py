@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed
-from torch.multiprocessing.spawn import start_processes
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from model.checkpoint import load, resolve
 from model.config import SegGptConfig
@@ -22,9 +22,11 @@ from training.draw import Dice
 from training.mixtures import HELD_OUT_SEED, bundled_mixture, drawn_mixture, folder_mixture, held_out_maker
 from training.recipe import BUNDLED, BUNDLED_ON_GPU, SHORT, Recipe, bundled_config, fine_tuning, short_config
 from training.scenes import SceneMaker
+from training.stop import Stop
 from training.teacher import SOURCE, teacher_is_there
 from training.train import Run
 
+_WRONG_USAGE = 2
 _NUMBERS: dict[str, type] = {
     "pairs": int,
     "minutes": float,
@@ -32,6 +34,7 @@ _NUMBERS: dict[str, type] = {
     "taught": float,
     "seed": int,
     "report_every": int,
+    "snapshot_minutes": float,
 }
 
 
@@ -42,10 +45,103 @@ class _Order:
     given: argparse.Namespace
     recipe: Recipe
     books: Books
+    stop: Stop
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    recipe = _recipe(given)
+    if recipe.taught and not teacher_is_there():
+        parser.error("the teacher's packages are missing: pip install 'seggpt-serve[teacher]', or give --taught 0")
+    try:
+        order = _Order(given, recipe, Books(given.out, given.existing), Stop())
+    except (OSError, ValueError) as error:
+        parser.exit(_WRONG_USAGE, f"{parser.prog}: {error}\n")
+    stop, snapshot = order.stop, order.books.snapshot
+    try:
+        with stop:
+            _train_all(order)
+    except KeyboardInterrupt:
+        parser.exit(stop.status, f"{parser.prog}: interrupted within a step\n")
+    if stop.is_asked:
+        parser.exit(stop.status, f"{parser.prog}: interrupted; --resume goes on with {snapshot}\n")
+    print(f"the run is finished; python -m training.export {snapshot} makes a checkpoint of it", file=sys.stderr)
+
+
+def _train_all(order: _Order) -> None:
+    if order.given.processes == 1:
+        _train(0, order, None)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"file://{folder}/meeting"
+        try:
+            start_processes(_train, (order, meeting), nprocs=order.given.processes, start_method="spawn")
+        except ProcessExitedException as error:
+            if error.exit_code != _WRONG_USAGE:
+                raise
+            raise SystemExit(_WRONG_USAGE) from None  # it has said why
+
+
+def _train(rank: int, order: _Order, meeting: str | None) -> None:
+    """One process of the run; `meeting` is the address where several find each other."""
+    given = order.given
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    if meeting:
+        torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=given.processes)
+    with order.stop:
+        try:
+            run = _set_up(order)
+        except (OSError, ValueError) as error:
+            print(f"python -m training: {error}", file=sys.stderr)
+            raise SystemExit(_WRONG_USAGE) from None
+        run.train()
+    if meeting:
+        torch.distributed.barrier()  # a process whose peers have gone may abort
+        torch.distributed.destroy_process_group()
+
+
+def _set_up(order: _Order) -> Run:
+    given, device = order.given, torch.device(order.given.device)
+    first = order.recipe.stages[0].size
+    start: SegGptForImageSegmentation | SegGptConfig = bundled_config(first)
+    make_scenes: Callable[[Dice], SceneMaker]
+    if given.verb == "bundled":
+        make_scenes, judge = partial(bundled_mixture, given.data), held_out_maker(given.data, device)
+    elif given.verb == "short":
+        start, make_scenes = short_config(first), drawn_mixture
+        judge = drawn_mixture(Dice(0, device), drawn_seed=HELD_OUT_SEED)
+    else:
+        make_scenes = partial(folder_mixture, given.data, first)
+        judge = make_scenes(Dice(0, device))
+    if given.start:
+        start = load(resolve(given.start), torch.float32)
+    return Run(
+        order.recipe,
+        make_scenes,
+        judge,
+        order.books,
+        start=start,
+        teacher=given.teacher,
+        device=device,
+        stop=order.stop,
+    )
+
+
+def _recipe(given: argparse.Namespace) -> Recipe:
+    if given.verb == "finetune":
+        recipe = fine_tuning(load(resolve(given.start)).config, given.batch)
+    else:
+        bundled_here = BUNDLED_ON_GPU if torch.device(given.device).type == "cuda" else BUNDLED
+        recipe = bundled_here if given.verb == "bundled" else SHORT
+    named = {name: getattr(given, name) for name in _NUMBERS if getattr(given, name) is not None}
+    recipe = replace(recipe, **named)
+    return recipe.painting() if given.start or not recipe.taught else recipe
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     bundled = verbs.add_parser("bundled", help="make the bundled checkpoint from nothing, or go on from one")
@@ -72,62 +168,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for verb in (short, tuned):
         verb.set_defaults(teacher=SOURCE)
     short.set_defaults(start=None)
-    given = parser.parse_args(arguments)
-    if given.verb == "finetune":
-        recipe = fine_tuning(load(resolve(given.start)).config, given.batch)
-    else:
-        bundled_here = BUNDLED_ON_GPU if torch.device(given.device).type == "cuda" else BUNDLED
-        recipe = bundled_here if given.verb == "bundled" else SHORT
-    named = {name: getattr(given, name) for name in _NUMBERS if getattr(given, name) is not None}
-    recipe = replace(recipe, **named)
-    if given.start or not recipe.taught:
-        recipe = recipe.painting()
-    if recipe.taught and not teacher_is_there():
-        parser.error("the teacher's packages are missing: pip install 'seggpt-serve[teacher]', or give --taught 0")
-    try:
-        order = _Order(given, recipe, Books(given.out, given.existing))
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    if given.processes == 1:
-        _train(0, order, None)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            meeting = f"file://{folder}/meeting"
-            start_processes(_train, (order, meeting), nprocs=given.processes, start_method="spawn")
-    snapshot = order.books.snapshot
-    print(f"the run is finished; python -m training.export {snapshot} makes a checkpoint of it", file=sys.stderr)
-
-
-def _train(rank: int, order: _Order, meeting: str | None) -> None:
-    """One process of the run; `meeting` is the address where several find each other."""
-    given = order.given
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    if meeting:
-        torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=given.processes)
-    try:
-        run = _set_up(order)
-    except (OSError, ValueError) as error:
-        print(f"python -m training: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    run.train()
-    if meeting:
-        torch.distributed.destroy_process_group()
-
-
-def _set_up(order: _Order) -> Run:
-    given, device = order.given, torch.device(order.given.device)
-    first = order.recipe.stages[0].size
-    start: SegGptForImageSegmentation | SegGptConfig = bundled_config(first)
-    make_scenes: Callable[[Dice], SceneMaker]
-    if given.verb == "bundled":
-        make_scenes, judge = partial(bundled_mixture, given.data), held_out_maker(given.data, device)
-    elif given.verb == "short":
-        start, make_scenes = short_config(first), drawn_mixture
-        judge = drawn_mixture(Dice(0, device), drawn_seed=HELD_OUT_SEED)
-    else:
-        make_scenes = partial(folder_mixture, given.data, first)
-        judge = make_scenes(Dice(0, device))
-    if given.start:
-        start = load(resolve(given.start), torch.float32)
-    return Run(order.recipe, make_scenes, judge, order.books, start=start, teacher=given.teacher, device=device)
+    return parser

@@ -45,6 +45,8 @@ class Recipe:
         taught: weight of the teacher's loss beside the painting's; 0 needs no teacher.
         taught_every: of so many painted steps one has the teacher, with so many times its weight: seeing takes it long.
         semantic: share of the batches that carry the semantic type token, so that both tokens are trained.
+        report_every: steps between two looks at held-out scenes, each with a line in the log and a snapshot.
+        snapshot_minutes: between two snapshots, where looks are further apart.
         precision: of the forward; None is bfloat16 where the hardware has it, else float32.
     """
 
@@ -61,6 +63,7 @@ class Recipe:
     taught_every: int = 3
     seed: int = 0
     report_every: int = 250
+    snapshot_minutes: float = 5.0
     optimiser: str = "muon"
     precision: torch.dtype | None = None
 

@@ -34,6 +34,7 @@ from training.recipe import Recipe, Stage
 from training.samples import save_samples
 from training.scenes import SceneMaker, Scenes
 from training.snapshot import Snapshot, follow
+from training.stop import Stop
 from training.teacher import SOURCE, Lesson, listening
 
 JUDGED_SCENES = 96  # at every report, the same each time
@@ -79,6 +80,7 @@ class Run:
         start: SegGptForImageSegmentation | SegGptConfig,
         teacher: str | Path = SOURCE,
         device: torch.device | None = None,
+        stop: Stop | None = None,
     ) -> None:
         """Set up.
 
@@ -90,8 +92,10 @@ class Run:
             start: a network to go on from, or the shape of a new one; of a run that goes on its shape alone.
             teacher: hub id or folder, if the recipe has one; a new network as wide begins with its blocks.
             device: where it runs; the CPU by default.
+            stop: when this is asked, `train` ends after the step.
         """
         self.recipe, self.judge, self.books, self.device = recipe, judge, books, device or torch.device("cpu")
+        self.stop, self.is_stopping = stop or Stop(), False  # all processes agree on the latter
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.processes = distributed.get_world_size() if distributed.is_initialized() else 1
         self.precision = recipe.precision or _fast_precision(self.device)
@@ -116,6 +120,7 @@ class Run:
         else:
             network = self._begun(start, shown) if isinstance(start, SegGptConfig) else start
             self.average = network.state_dict()
+        self.kept_at = self.seconds
         self.clock = self.seconds  # the first process's seconds, which all agree on
         self.stage = recipe.stage(self.progress)
         self._take(network)
@@ -198,20 +203,20 @@ class Run:
         if self.processes > 1:
             gradients, loss = self._agreed(gradients, loss)
         else:
-            self.clock = self.seconds
+            self.clock, self.is_stopping = self.seconds, self.stop.is_asked
         for parameter, gradient in zip(exact, gradients, strict=True):
             parameter.grad = gradient.float()
         return loss.detach()
 
     def _agreed(self, gradients: list[Tensor], loss: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The means over all processes; sets the clock to the first one's."""
+        """The means over all processes; sets the clock to the first one's, and whether any of them is to stop."""
         clock = self.seconds * self.processes if self.rank == 0 else 0.0
-        books = torch.tensor([clock, loss.item()], device=self.device)
+        books = torch.tensor([clock, loss.item(), self.stop.is_asked], device=self.device)
         flat = torch.cat([*(gradient.float().flatten() for gradient in gradients), books])
         distributed.all_reduce(flat)
         flat /= self.processes
-        *parts, clocks, losses = flat.split([*(gradient.numel() for gradient in gradients), 1, 1])
-        self.clock = clocks.item()
+        *parts, clocks, losses, stops = flat.split([*(gradient.numel() for gradient in gradients), 1, 1, 1])
+        self.clock, self.is_stopping = clocks.item(), stops.item() > 0
         return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)], losses[0].clone()
 
     def step(self) -> float:
@@ -232,12 +237,15 @@ class Run:
         return rate
 
     def train(self) -> None:
-        """Run until the time or the pairs are used up; report, sample and keep a snapshot on the way and at the end."""
+        """Run until the time or the pairs are used up, or stop before; report on the way and at the end.
+
+        What was learnt is kept at every report, every few minutes, and when the run stops.
+        """
         begun, before, pairs_before = time.monotonic(), self.seconds, self.pairs
         if self.rank == 0:
             self.books.begin()
         losses: list[Tensor] = []
-        while self.progress < 1:
+        while self.progress < 1 and not self.is_stopping:
             self._enter(self.recipe.stage(self.progress))
             loss = self.gradients()
             rate = self.step()
@@ -246,9 +254,11 @@ class Run:
                 continue
             losses.append(loss)
             self._show(losses, (self.pairs - pairs_before) / (self.seconds - before))
-            if self.steps % self.recipe.report_every == 0 or self.progress >= 1:
+            if self.progress >= 1 or (self.steps % self.recipe.report_every == 0 and not self.is_stopping):
                 self.report(_mean(losses), rate)
                 losses.clear()
+            elif self.is_stopping or self.seconds - self.kept_at >= 60 * self.recipe.snapshot_minutes:
+                self.keep()
 
     def _enter(self, stage: Stage) -> None:
         if stage is not self.stage:
@@ -280,13 +290,18 @@ class Run:
             {} if self.lesson is None else self.lesson.guess.state_dict(),
         )
 
+    def keep(self) -> Snapshot:
+        """Write a snapshot."""
+        snapshot = self.snapshot()
+        snapshot.save(self.books.snapshot)
+        self.kept_at = self.seconds
+        return snapshot
+
     @torch.inference_mode()
     def report(self, loss: float, rate: float) -> None:
         """Judge the averaged weights on held-out scenes; write snapshot, log line and sample picture."""
-        snapshot = self.snapshot()
-        snapshot.save(self.books.snapshot)
         scenes = self._judged()
-        judged = snapshot.network().to(self.device, self.precision)
+        judged = self.keep().network().to(self.device, self.precision)
         found = found_area(answer(judged, scenes), scenes.colours)
         score = overlap(found, scenes.area).mean().item()
         save_samples(self.books.samples(self.pairs), scenes[:16], found[:16])

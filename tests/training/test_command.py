@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,9 @@ from tests.training.test_train import TINY
 from training.command import main
 from training.export import export
 from training.initialise import new_network
+from training.snapshot import Snapshot
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +88,40 @@ def test_without_a_snapshot_nothing_goes_on(words: list[str], tmp_path: Path, ca
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "snapshot.pt").write_bytes(b"half a file")
     assert "snapshot.pt is no snapshot of a run" in refused([*words, "--resume"], capsys)
+
+
+@pytest.mark.parametrize(("number", "processes"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_an_interrupted_run_keeps_what_it_learnt_and_goes_on(
+    words: list[str], tmp_path: Path, number: signal.Signals, processes: int
+) -> None:
+    endless = [*words, "--pairs", "1000000000", "--report-every", "1000000000"]
+    endless += ["--processes", str(processes), "--threads", "1"]
+    seen: list[int] = []
+    for more in ([], ["--resume"]):
+        done = interrupted([*endless, *more], number)
+        assert done.returncode == 128 + number, done.stderr
+        assert "interrupted; --resume goes on with" in done.stderr
+        seen.append(Snapshot.load(tmp_path / "run" / "snapshot.pt").pairs)
+    assert 0 < seen[0] < seen[1]
+
+
+def test_a_killed_run_has_lost_minutes_at_most(words: list[str], tmp_path: Path) -> None:
+    snapshot = tmp_path / "run" / "snapshot.pt"
+    endless = [*words, "--pairs", "1000000000", "--report-every", "1000000000", "--snapshot-minutes", "0.001"]
+    interrupted(endless, signal.SIGKILL)
+    kept = Snapshot.load(snapshot).pairs
+    main([*words, "--pairs", str(kept + 4), "--resume"])
+    assert Snapshot.load(snapshot).pairs == kept + 4
+
+
+def interrupted(words: list[str], number: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """A run in a process of its own that gets a signal when it has told of its progress."""
+    command = [sys.executable, "-m", "training", *words]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        told = ""
+        while "pairs of" not in told:
+            told += (line := process.stderr.readline())
+            assert line, told
+        process.send_signal(number)
+        return subprocess.CompletedProcess(command, process.wait(), stderr=told + process.stderr.read())
