@@ -19,9 +19,17 @@ from model.config import SegGptConfig
 from model.seggpt import SegGptForImageSegmentation
 from training.books import Books
 from training.draw import Dice
-from training.mixtures import HELD_OUT_SEED, bundled_mixture, drawn_mixture, folder_mixture, held_out_maker
+from training.mixtures import (
+    HELD_OUT_SEED,
+    bundled_mixture,
+    drawn_mixture,
+    folder_judge,
+    folder_mixture,
+    held_out_maker,
+)
 from training.recipe import BUNDLED, BUNDLED_ON_GPU, SHORT, Recipe, bundled_config, fine_tuning, short_config
 from training.scenes import SceneMaker
+from training.sources import load_folder
 from training.stop import Stop
 from training.teacher import SOURCE, teacher_is_there
 from training.train import Run
@@ -93,7 +101,7 @@ def _train(rank: int, order: _Order, meeting: str | None) -> None:
         torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=given.processes)
     with order.stop:
         try:
-            run = _set_up(order)
+            run = _set_up(rank, order)
         except (OSError, ValueError) as error:
             print(f"python -m training: {error}", file=sys.stderr)
             raise SystemExit(_WRONG_USAGE) from None
@@ -103,7 +111,7 @@ def _train(rank: int, order: _Order, meeting: str | None) -> None:
         torch.distributed.destroy_process_group()
 
 
-def _set_up(order: _Order) -> Run:
+def _set_up(rank: int, order: _Order) -> Run:
     given, device = order.given, torch.device(order.given.device)
     first = order.recipe.stages[0].size
     start: SegGptForImageSegmentation | SegGptConfig = bundled_config(first)
@@ -114,8 +122,11 @@ def _set_up(order: _Order) -> Run:
         start, make_scenes = short_config(first), drawn_mixture
         judge = drawn_mixture(Dice(0, device), drawn_seed=HELD_OUT_SEED)
     else:
-        make_scenes = partial(folder_mixture, given.data, first)
-        judge = make_scenes(Dice(0, device))
+        learnt, held_out = (load_folder(given.data, first, held_out=held_out) for held_out in (False, True))
+        if rank == 0:
+            count = len(learnt.pixels) + len(held_out.pixels)
+            print(f"{count} pictures, {len(held_out.pixels)} of them held out", file=sys.stderr)
+        make_scenes, judge = partial(folder_mixture, learnt), folder_judge(learnt, held_out, device)
     if given.start:
         start = load(resolve(given.start), torch.float32)
     return Run(

@@ -31,7 +31,7 @@ from training.sources import (
 )
 from training.textures import landscapes
 from training.things import creatures, letters, shapes, turned
-from training.windows import SamePhoto, TwoPhotos
+from training.windows import HeldOutInput, SamePhoto, TwoPhotos
 
 DRAWN_SEED = 4  # of creatures and the like: the same in every process and in every resumption
 HELD_OUT_SEED = 5  # of drawn things that no run learns from
@@ -137,11 +137,18 @@ def drawn_mixture(dice: Dice, drawn_seed: int = DRAWN_SEED) -> SceneMaker:
     return SceneMaker([(1.0, pasted)], dice, random_colours=0.1)
 
 
-def folder_mixture(folder: Path, size: int, dice: Dice) -> SceneMaker:
-    """Pairs of one's own pictures: <category>/images/ with <category>/masks/, kept at size x size pixels."""
-    photos: Photos = load_folder(folder, size).to(dice.device)
-    mixture: list[tuple[float, Source]] = [(0.8, TwoPhotos(photos, CLASSES)), (0.2, SamePhoto(photos))]
+def folder_mixture(photos: Photos, dice: Dice) -> SceneMaker:
+    """Pairs of one's own pictures, and of two windows of one; of these alone where no two show the same class."""
+    photos = photos.to(dice.device)
+    two = TwoPhotos(photos, CLASSES)
+    mixture: list[tuple[float, Source]] = [(0.2, SamePhoto(photos)), *([(0.8, two)] if len(two.rows) else [])]
     return SceneMaker(mixture, dice, random_colours=0.5)
+
+
+def folder_judge(learnt: Photos, held_out: Photos, device: torch.device) -> SceneMaker:
+    """Held-out pictures, each asked for by one that is learnt from, white on black."""
+    asked = HeldOutInput(learnt.to(device), held_out.to(device))
+    return SceneMaker([(1.0, asked)], Dice(0, device), random_colours=0.0)
 
 
 def held_out_maker(data: Path, device: torch.device, seed: int = 20, pasting: Pasting = JUDGED) -> SceneMaker:

@@ -6,7 +6,6 @@ start: about 10,000 cut-outs and 1,000 photos take a gigabyte.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,22 +20,17 @@ from PIL import Image
 from torch import Tensor
 
 from training.draw import Dice
+from training.held_out import held_out_among, is_held_out
 from training.regions import colour_regions
 
 SPRITE_SIZE = 96
 PHOTO_SIZE = 192
-HELD_OUT_OF_256 = 26  # about 10 % of code points and of photos
 SKIN_AND_GENDER = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff", "2640", "2642", "200d", "fe0f"}
 MIN_REGION, MAX_REGION = 0.02, 0.7  # share of the photo that a region may cover
 MIN_CUT_OUT = 0.03
 CLASSES, COLOURS, PEOPLE, KINDS = 0, 1, 2, 3  # layers of Photos.labels
 _Given = TypeVar("_Given")
 _Read = TypeVar("_Read")
-
-
-def is_held_out(key: str) -> bool:
-    """Whether a code point or a photo is kept from training; depends on its name alone, so it never changes."""
-    return hashlib.sha256(key.encode()).digest()[0] < HELD_OUT_OF_256
 
 
 @dataclass(frozen=True)
@@ -237,16 +231,18 @@ def kinds_path(data: Path, photo: Path) -> Path:
     return data / "kinds" / photo.relative_to(data).with_suffix(".png")
 
 
-def load_folder(folder: Path, size: int = PHOTO_SIZE) -> Photos:
+def load_folder(folder: Path, size: int = PHOTO_SIZE, *, held_out: bool | None = None) -> Photos:
     """Read anyone's pictures: `<category>/images/<name>.*` with `<category>/masks/<name>.png`.
 
     Args:
         folder: of at least one category; masks are True where brighter than middle grey. Kinds are read from kinds/
             beside it.
         size: side of the squares that are kept, in pixels.
+        held_out: read only those of `held_out_among`, or only the others; None reads all.
 
     Raises:
         FileNotFoundError: there is no such pair of picture and mask.
+        ValueError: there are too few to hold any out; or nothing in them is of a fair size.
     """
     categories = sorted(path.name for path in folder.iterdir() if (path / "images").is_dir())
     found = [
@@ -257,6 +253,12 @@ def load_folder(folder: Path, size: int = PHOTO_SIZE) -> Photos:
     ]
     if not found:
         raise FileNotFoundError(f"no <category>/images/<name>.* with <category>/masks/<name>.png in {folder}")
+    if held_out is not None:
+        names = [(categories[value - 1], path.stem) for path, _, value in found]
+        kept = held_out_among(names)
+        if not kept:
+            raise ValueError(f"too few pictures to hold any out: no category in {folder} has two")
+        found = [pair for pair, name in zip(found, names, strict=True) if (name in kept) is held_out]
 
     def read(pair: tuple[Path, Path, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         path, mask, value = pair
@@ -314,6 +316,9 @@ def tabulate(pixels: Tensor, annotated: Tensor, last_class: int, kinds: Tensor |
         annotated: (M, 192, 192) uint8, class indices, 0 = background.
         last_class: largest class index.
         kinds: (M, 192, 192) uint8, 0 = none.
+
+    Raises:
+        ValueError: there is none.
     """
     maps = [annotated, colour_regions(pixels), (annotated > 0).to(torch.uint8), *([] if kinds is None else [kinds])]
     labels = torch.stack(maps, 1)
@@ -328,6 +333,8 @@ def tabulate(pixels: Tensor, annotated: Tensor, last_class: int, kinds: Tensor |
             for photo, (left, right), (top, bottom) in zip(fair.tolist(), *sides, strict=True):
                 box = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
                 rows.append((photo, layer, value, *(side / size for side in box)))
+    if not rows:
+        raise ValueError(f"nothing in the pictures covers {MIN_REGION:.0%} to {MAX_REGION:.0%} of its picture")
     table = torch.tensor(rows, dtype=torch.float64)
     photos, layers, values = table[:, :3].long().unbind(1)
     # Regions of like colour have no relatives in other photos: each is a group of its own.

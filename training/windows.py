@@ -7,7 +7,7 @@ from torch import Tensor
 
 from training.draw import Dice, view, window
 from training.scenes import Halves, neighbouring, same_input
-from training.sources import PEOPLE, Photos
+from training.sources import CLASSES, MAX_REGION, MIN_REGION, PEOPLE, Photos
 
 
 class SamePhoto:
@@ -46,11 +46,40 @@ class TwoPhotos:
         return _scenes(self.photos, dice, [rows, *more], others, size)
 
 
-def _scenes(photos: Photos, dice: Dice, prompts: list[Tensor], others: Tensor, size: int) -> Halves:
-    """Windows around regions of the same classes as prompts, and around any regions as input images."""
+class HeldOutInput:
+    """Held-out photos as input images, asked for a thing by photos of the same class that are learnt from."""
+
+    def __init__(self, learnt: Photos, held_out: Photos) -> None:
+        """Take both.
+
+        Raises:
+            ValueError: they have no class in common.
+        """
+        self.learnt, self.held_out = learnt, held_out
+        self.prompts = torch.nonzero(learnt.layer == CLASSES)[:, 0]  # sorted by class, as all regions are
+        self.classes = learnt.value[self.prompts]
+        asked = (held_out.layer == CLASSES) & torch.isin(held_out.value, self.classes)
+        self.rows = torch.nonzero(asked)[:, 0]
+        if not len(self.rows):
+            shares = f"{MIN_REGION:.0%} to {MAX_REGION:.0%}"
+            raise ValueError(f"no held-out picture shows on {shares} of it a thing that others show as large")
+
+    def halves(self, dice: Dice, count: int, size: int, examples: int = 1) -> Halves:
+        """See `training.scenes.Source`."""
+        rows = self.rows[dice.choice(len(self.rows), count)]
+        values = self.held_out.value[rows]
+        first, end = (torch.searchsorted(self.classes, values, right=right) for right in (False, True))
+        prompts = [self.prompts[first + dice.below(end - first)] for _ in range(examples)]
+        return _scenes(self.learnt, dice, prompts, rows, size, self.held_out)
+
+
+def _scenes(
+    photos: Photos, dice: Dice, prompts: list[Tensor], others: Tensor, size: int, inputs: Photos | None = None
+) -> Halves:
+    """Windows around regions of the same classes as prompts, and around any regions (of `inputs`) as input images."""
     values, examples = photos.value[prompts[0]], len(prompts)
     prompt_images, prompt_areas = zip(*(_window(photos, dice, rows, values, size) for rows in prompts), strict=True)
-    image, area = _window(photos, dice, others, values, size)
+    image, area = _window(inputs or photos, dice, others, values, size)
     return Halves(
         neighbouring(prompt_images),
         neighbouring(prompt_areas).to(torch.uint8),

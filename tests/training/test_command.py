@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 from tests.training.test_train import TINY
 from training.command import main
 from training.export import export
+from training.held_out import is_held_out
 from training.initialise import new_network
 from training.snapshot import Snapshot
 
@@ -54,6 +57,29 @@ def test_a_finished_run_is_logged_to_its_end_and_says_what_is_next(
     assert [row["pairs"] for row in rows] == ["8", "12"]
     assert all(float(row["loss"]) > 0 for row in rows)
     assert f"python -m training.export {tmp_path / 'run' / 'snapshot.pt'}" in capsys.readouterr().err
+
+
+def test_what_is_held_out_is_asked_for_by_examples_that_are_learnt_from(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    for kind in ("images", "masks"):
+        (pictures / "disc" / kind).mkdir(parents=True)
+    names = [f"{index}" for index in range(24)]
+    unseen = [name for name in names if is_held_out(f"disc/{name}")]
+    for name in names:
+        picture, mask = Image.new("RGB", (48, 48), "blue" if name in unseen else "red"), Image.new("L", (48, 48))
+        ImageDraw.Draw(picture).ellipse((10, 10, 35, 35), fill="black")
+        ImageDraw.Draw(mask).ellipse((10, 10, 35, 35), fill=255)
+        picture.save(pictures / "disc" / "images" / f"{name}.png")
+        mask.save(pictures / "disc" / "masks" / f"{name}.png")
+    main([*words, "--data", str(pictures)])
+    assert f"24 pictures, {len(unseen)} of them held out" in capsys.readouterr().err
+    with Image.open(tmp_path / "run" / "samples_000000012.png") as sheet:
+        strips = np.asarray(sheet).reshape(-1, 5, 32, 3).mean((0, 2))  # two scenes of five parts beside each other
+    prompt_image, _, input_image, *_ = strips
+    assert prompt_image[0] > 2 * prompt_image[2]
+    assert input_image[2] > 2 * input_image[0]
 
 
 def test_a_folder_with_a_run_is_left_alone(words: list[str], tmp_path: Path, capsys) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from training.draw import Dice, blurred, placement, view, window
+from training.held_out import is_held_out
 from training.mixtures import Shares, bundled_mixture, drawn_mixture, folder_mixture, held_out_maker
 from training.pasted import Pasted, Pasting
 from training.regions import colour_regions
@@ -19,7 +22,6 @@ from training.sources import (
     Sprites,
     cut_outs,
     emoji_kind,
-    is_held_out,
     load_clothing,
     load_cut_outs,
     load_emoji,
@@ -77,6 +79,36 @@ def test_no_photo_is_both_trained_on_and_held_out(data: Path) -> None:
     assert len(load_clothing(data / "clothing", held_out=False).pixels) == len(stems - kept) > 0
 
 
+@pytest.mark.parametrize("count", [2, 5, 150])
+def test_a_tenth_of_a_folder_is_held_out_and_at_least_one_picture(tmp_path: Path, count: int) -> None:
+    grey_pictures(tmp_path, {"leaf": count, "stone": 1})  # the only stone is learnt from
+    learnt, held_out = (load_folder(tmp_path, 32, held_out=held_out).pixels for held_out in (False, True))
+    greys = [set(pixels.flatten(1).median(1).values.tolist()) for pixels in (learnt, held_out)]
+    assert len(learnt) + len(held_out) == count + 1
+    assert not greys[0] & greys[1]
+    assert 0.05 * count < len(held_out) < max(2, 0.15 * count)
+
+
+def test_of_single_pictures_none_can_be_held_out(tmp_path: Path) -> None:
+    grey_pictures(tmp_path, {"leaf": 1, "stone": 1})
+    with pytest.raises(ValueError, match=r"too few pictures to hold any out: no category .* has two"):
+        load_folder(tmp_path, 32, held_out=True)
+
+
+def grey_pictures(folder: Path, counts: dict[str, int]) -> None:
+    """Pictures of one grey each, a dark thing in the corner."""
+    greys = itertools.cycle(range(60, 250))
+    for category, count in counts.items():
+        for kind in ("images", "masks"):
+            (folder / category / kind).mkdir(parents=True)
+        for index in range(count):
+            picture, mask = Image.new("RGB", (32, 32), (next(greys),) * 3), Image.new("L", (32, 32))
+            picture.paste((0, 0, 0), (0, 0, 12, 12))
+            mask.paste(255, (0, 0, 12, 12))
+            picture.save(folder / category / "images" / f"{index}.png")
+            mask.save(folder / category / "masks" / f"{index}.png")
+
+
 def test_an_empty_folder_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no emoji_u\*\.png of the training set in"):
         load_emoji([tmp_path], held_out=False)
@@ -104,7 +136,7 @@ def test_a_folder_of_categories_makes_pairs_of_one_category(data: Path) -> None:
     photos = load_folder(data / "things", 64)
     assert photos.pixels.shape == (6, 3, 64, 64)
     assert photos.labels[:, 0].flatten(1).amax(1).tolist() == [1, 1, 1, 2, 2, 2]
-    scenes = folder_mixture(data / "things", 64, Dice(0)).batch(8, 48)
+    scenes = folder_mixture(photos, Dice(0)).batch(8, 48)
     assert scenes.prompt_area.flatten(1).any(1).all()
 
 
