@@ -100,14 +100,17 @@ def main() -> None:
     parser.add_argument("--looks", type=int, default=1, help="emoji that make a category")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    make_collages(
-        given.data,
-        given.out,
-        categories=given.categories,
-        pictures=given.pictures,
-        looks=given.looks,
-        seed=given.seed,
-    )
+    try:
+        make_collages(
+            given.data,
+            given.out,
+            categories=given.categories,
+            pictures=given.pictures,
+            looks=given.looks,
+            seed=given.seed,
+        )
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from typing import get_args
 
 import torch
 
+from app.settings import BUNDLED_CHECKPOINT
 from app.upsampling import Upsampling
 from evaluation.datasets.coco20i import load_coco20i
 from evaluation.datasets.folder import load_folder
 from evaluation.datasets.folds import FOLDS
 from evaluation.datasets.fss1000 import load_fss1000
-from evaluation.datasets.labelled import DataError
 from evaluation.datasets.pascal5i import load_pascal5i
 from evaluation.judge import Result, judge, lines_of
 from evaluation.network import EMBEDDING_TYPES, Network, load_network
@@ -23,8 +23,9 @@ from evaluation.questions import Subset
 from evaluation.report import curves_of, report
 from evaluation.showcase import choose
 from evaluation.tables import markdown
-from model.checkpoint import BUNDLED, Checkpoint, CheckpointError, resolve
+from model.checkpoint import Checkpoint
 from model.inference import PRECISIONS
+from training.arguments import at_least_one, device, find_checkpoint
 
 HELD_OUT = "held-out"
 
@@ -73,14 +74,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(words)
     if given.curve is not None and len(given.examples) < 2:
         parser.error("--curve needs several numbers of examples, such as --examples 1,2,4,8")
+    for path in filter(None, (given.report, given.curve)):
+        _check_writable(parser, path)
     try:
-        checkpoint = resolve(given.checkpoint)
+        checkpoint = find_checkpoint(given.checkpoint)
         subsets = _SETS[given.set][1](given)
         network = load_network(checkpoint, given.dtype, given.device, given.embedding_type, given.upsampling)
         results = [judge(network, subset, examples) for examples in given.examples for subset in subsets]
         _show(given, checkpoint, network, results)
-    except (DataError, CheckpointError, ValueError) as error:
+    except (OSError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _check_writable(parser: argparse.ArgumentParser, path: Path) -> None:
+    """Before the evaluation, which takes long."""
+    is_new = not path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        parser.error(f"cannot write {path}: {error.strerror}")
+    if is_new:
+        path.unlink()
 
 
 def _show(given: argparse.Namespace, checkpoint: Checkpoint, network: Network, results: list[Result]) -> None:
@@ -91,19 +105,20 @@ def _show(given: argparse.Namespace, checkpoint: Checkpoint, network: Network, r
         given.curve.write_text(list(curves_of(lines, "miou").values())[-1], encoding="utf-8")
     if given.report is not None:
         shown = [result for result in results if result.examples == given.examples[0]]
-        page = report(_title(given), _facts(given, checkpoint), results, lines, choose(shown, network))
+        page = report(_title(given, checkpoint), _facts(given, checkpoint), results, lines, choose(shown, network))
         given.report.write_text(page, encoding="utf-8")
 
 
-def _title(given: argparse.Namespace) -> str:
+def _title(given: argparse.Namespace, checkpoint: Checkpoint) -> str:
     name = given.data.resolve().name if given.set == "folder" else _SETS[given.set][0].split(",")[0]
-    return f"How well {Path(given.checkpoint).name} does on {name.removesuffix(' (the default)')}"
+    return f"How well {Path(checkpoint.source).name} does on {name.removesuffix(' (the default)')}"
 
 
 def _facts(given: argparse.Namespace, checkpoint: Checkpoint) -> dict[str, str]:
     height, width = checkpoint.config.half_size
     # A page may be passed on: the name of a folder, not where it lies.
-    source = f"{given.checkpoint} at {checkpoint.revision}" if checkpoint.revision else Path(given.checkpoint).name
+    name = checkpoint.source
+    source = f"{name} at {checkpoint.revision}" if checkpoint.revision else Path(name).name
     return {
         "checkpoint": source,
         "parameters": f"{checkpoint.parameters:,}",
@@ -127,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_common(own, is_data_needed=name != HELD_OUT)
         if name == HELD_OUT:
             own.set_defaults(examples=[1])
-            own.add_argument("--made", type=_positive, default=300, help="scenes per made set")
+            own.add_argument("--made", type=at_least_one, default=300, help="scenes per made set")
             continue
         own.add_argument(
             "--examples",
@@ -137,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N[,N...]",
             help="examples per question, as one feature ensemble; several numbers give a curve",
         )
-        own.add_argument("--episodes", type=_positive, help="questions; per fold 1000, else each picture once")
+        own.add_argument("--episodes", type=at_least_one, help="questions; per fold 1000, else each picture once")
         if name in ("fss1000", "folder"):
             own.add_argument("--skip-unusable", action="store_true", help="leave out pictures that do not fit")
         if name == "fss1000":
@@ -153,24 +168,20 @@ def _add_common(own: argparse.ArgumentParser, *, is_data_needed: bool) -> None:
         own.add_argument("--data", type=Path, required=True, help="the tree of pictures")
     else:
         own.add_argument("--data", type=Path, default=Path("../shared/data"), help="the tree of pictures")
-    own.add_argument("--checkpoint", default=str(BUNDLED), help="hub id, folder or file")
+    own.add_argument("--checkpoint", default=BUNDLED_CHECKPOINT, help="folder, file, hub id or bundled")
     own.add_argument("--seed", type=int, default=0, help="of the choice of episodes and examples")
     own.add_argument("--dtype", choices=PRECISIONS, default="float32", help="precision of products")
-    own.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    own.add_argument(
+        "--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:NUMBER"
+    )
     own.add_argument("--embedding-type", choices=EMBEDDING_TYPES, default="instance", help="the network's type token")
     own.add_argument("--upsampling", choices=get_args(Upsampling), default="nearest", help="how answers are enlarged")
     own.add_argument("--report", type=Path, help="write an HTML page with plots and pictures")
     own.add_argument("--curve", type=Path, help="write mIoU over the number of examples as SVG")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}; it must be a whole number of at least 1")
-    return int(text)
-
-
 def _numbers(text: str) -> list[int]:
-    numbers = [_positive(one) for one in text.split(",")]
+    numbers = [at_least_one(one) for one in text.split(",")]
     if len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"got {text!r}; each number may come once")
     return sorted(numbers)

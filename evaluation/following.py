@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from app.settings import BUNDLED_CHECKPOINT
 from evaluation.baselines import Answer
 from evaluation.metrics import intersection_over_union
 from evaluation.network import load_network
 from evaluation.pairs import MADE_SIZE, picture
 from evaluation.questions import Area, Example, Question
-from model.checkpoint import BUNDLED, resolve
+from training.arguments import find_checkpoint
 from training.draw import Dice
 from training.mixtures import JUDGED
 from training.pasted import Pasted, Pasting
@@ -141,12 +142,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, ask, print."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.following", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with emoji/ and clothing/")
-    parser.add_argument("--checkpoint", default=str(BUNDLED), help="hub id, folder or file (default: the bundled one)")
+    parser.add_argument("--checkpoint", default=BUNDLED_CHECKPOINT, help="hub id, folder, file or bundled, the default")
     parser.add_argument("--pictures", type=int, default=200, help="of each set (default %(default)s)")
     given = parser.parse_args(arguments)
-    network = load_network(resolve(given.checkpoint))
-    photos = load_clothing(given.data / "clothing", held_out=True)
-    bank = Bank.joined([(1.0, load_emoji([given.data / "emoji"], held_out=True))])
+    try:
+        network = load_network(find_checkpoint(given.checkpoint))
+        photos = load_clothing(given.data / "clothing", held_out=True)
+        bank = Bank.joined([(1.0, load_emoji([given.data / "emoji"], held_out=True))])
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
     print("| two things in both pictures | pictures | both answers right | answers right |\n|---|---|---|---|")
     print(follow(network, "unseen emoji on unseen photos", made_two_things(bank, photos, given.pictures)))
     print(follow(network, "two kinds of clothes in unseen photos", photo_two_things(photos, given.pictures)))

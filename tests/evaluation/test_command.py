@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from evaluation.command import main
+from model.checkpoint import BUNDLED
 from model.inference import native_precision
 from tests.evaluation import trees
 from tests.evaluation.test_report import Page
@@ -32,6 +33,14 @@ def test_a_folder_is_judged_in_one_command(plain: Path, checkpoint: Path, tmp_pa
         ["things", "1", "2", "7", metric] for metric in ("mIoU", "FB-IoU", "pair IoU")
     ]
     assert "How well tiny does on things" in Page(page.read_text()).text
+
+
+def test_the_bundled_checkpoint_has_a_name(plain: Path, capsys):
+    tables = []
+    for words in ([], ["--checkpoint", "bundled"], ["--checkpoint", str(BUNDLED)]):
+        main(["folder", "--data", str(plain), *words])
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1] == tables[2]
 
 
 def test_fss_is_judged_with_several_numbers_of_examples(checkpoint: Path, tmp_path: Path, capsys):
@@ -79,6 +88,7 @@ def test_half_precision_gives_nearly_the_same(plain: Path, checkpoint: Path, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--data", "nowhere"], "no photo of the held-out set in nowhere/clothing/images"),
         (["folder", "--data", "nowhere"], "there is no folder nowhere"),
         (["fss1000", "--data", "nowhere"], "there is no folder nowhere"),
         (["coco20i", "--data", "nowhere", "--fold", "7"], "got '7'; it must be 0, 1, 2, 3 or all"),
@@ -89,6 +99,14 @@ def test_half_precision_gives_nearly_the_same(plain: Path, checkpoint: Path, cap
         (["imagenet", "--data", "nowhere"], "invalid choice: 'imagenet'"),
         (["folder", "--data", ".", "--checkpoint", "no/where.pth"], "no such file or folder"),
         (["--curve", "x.svg", "--data", "nowhere"], "several numbers of examples"),
+        (["folder", "--data", ".", "--report", "no/where.html"], "cannot write no/where.html: No such file"),
+        (["folder", "--data", ".", "--report", "tests"], "cannot write tests: Is a directory"),
+        (
+            ["fss1000", "--data", ".", "--examples", "1,2", "--curve", "/proc/a.svg"],
+            "cannot write /proc/a.svg",
+        ),
+        (["folder", "--data", ".", "--device", "tpu"], "got 'tpu'; this machine has cpu"),
+        (["folder", "--data", ".", "--device", "cuda:99"], "got 'cuda:99'; this machine has cpu"),
     ],
 )
 def test_bad_words_are_refused_with_what_is_allowed(words: list[str], message: str, capsys):
