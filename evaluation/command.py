@@ -25,7 +25,7 @@ from evaluation.showcase import choose
 from evaluation.tables import markdown
 from model.checkpoint import Checkpoint
 from model.inference import PRECISIONS
-from training.arguments import at_least_one, device, find_checkpoint
+from training.arguments import at_least_one, find_checkpoint, present_device
 
 HELD_OUT = "held-out"
 
@@ -172,7 +172,10 @@ def _add_common(own: argparse.ArgumentParser, *, is_data_needed: bool) -> None:
     own.add_argument("--seed", type=int, default=0, help="of the choice of episodes and examples")
     own.add_argument("--dtype", choices=PRECISIONS, default="float32", help="precision of products")
     own.add_argument(
-        "--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:NUMBER"
+        "--device",
+        type=present_device,
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda or cuda:NUMBER",
     )
     own.add_argument("--embedding-type", choices=EMBEDDING_TYPES, default="instance", help="the network's type token")
     own.add_argument("--upsampling", choices=get_args(Upsampling), default="nearest", help="how answers are enlarged")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -19,13 +20,20 @@ def find_checkpoint(source: str) -> Checkpoint:
     return resolve(BUNDLED if source == BUNDLED_CHECKPOINT else source)
 
 
-def device(text: str) -> str:
+def present_device(text: str) -> str:
     """For argparse: cpu, cuda or cuda:<number>, if this machine has it."""
     cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     there = ["cpu", *(["cuda", *cards] if cards else [])]
     if text not in there:
         raise argparse.ArgumentTypeError(f"got {text!r}; this machine has {', '.join(there)}")
     return text
+
+
+def existing_folder(text: str) -> Path:
+    """For argparse: a folder that is there."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return Path(text)
 
 
 def at_least_one(text: str) -> int:

@@ -14,9 +14,10 @@ import torch
 import torch.distributed
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-from model.checkpoint import load, resolve
+from model.checkpoint import Checkpoint, load
 from model.config import SegGptConfig
 from model.seggpt import SegGptForImageSegmentation
+from training.arguments import at_least_one, existing_folder, find_checkpoint, present_device
 from training.books import Books
 from training.draw import Dice
 from training.mixtures import (
@@ -51,6 +52,7 @@ class _Order:
     """What each process of a run is told."""
 
     given: argparse.Namespace
+    start: Checkpoint | None
     recipe: Recipe
     books: Books
     stop: Stop
@@ -60,11 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    recipe = _recipe(given)
-    if recipe.taught and not teacher_is_there():
-        parser.error("the teacher's packages are missing: pip install 'seggpt-serve[teacher]', or give --taught 0")
     try:
-        order = _Order(given, recipe, Books(given.out, given.existing), Stop())
+        order = _order(given)
     except (OSError, ValueError) as error:
         parser.exit(_WRONG_USAGE, f"{parser.prog}: {error}\n")
     stop, snapshot = order.stop, order.books.snapshot
@@ -127,8 +126,8 @@ def _set_up(rank: int, order: _Order) -> Run:
             count = len(learnt.pixels) + len(held_out.pixels)
             print(f"{count} pictures, {len(held_out.pixels)} of them held out", file=sys.stderr)
         make_scenes, judge = partial(folder_mixture, learnt), folder_judge(learnt, held_out, device)
-    if given.start:
-        start = load(resolve(given.start), torch.float32)
+    if order.start is not None:
+        start = load(order.start, torch.float32)
     return Run(
         order.recipe,
         make_scenes,
@@ -141,29 +140,40 @@ def _set_up(rank: int, order: _Order) -> Run:
     )
 
 
-def _recipe(given: argparse.Namespace) -> Recipe:
-    if given.verb == "finetune":
-        recipe = fine_tuning(load(resolve(given.start)).config, given.batch)
+def _order(given: argparse.Namespace) -> _Order:
+    start = find_checkpoint(given.start) if given.start is not None else None
+    recipe = _recipe(given, start)
+    if recipe.taught and not teacher_is_there():
+        raise ValueError("the teacher's packages are missing: pip install 'seggpt-serve[teacher]', or give --taught 0")
+    return _Order(given, start, recipe, Books(given.out, given.existing), Stop())
+
+
+def _recipe(given: argparse.Namespace, start: Checkpoint | None) -> Recipe:
+    if given.verb == "bundled":
+        recipe = BUNDLED_ON_GPU if torch.device(given.device).type == "cuda" else BUNDLED
     else:
-        bundled_here = BUNDLED_ON_GPU if torch.device(given.device).type == "cuda" else BUNDLED
-        recipe = bundled_here if given.verb == "bundled" else SHORT
-    named = {name: getattr(given, name) for name in _NUMBERS if getattr(given, name) is not None}
-    recipe = replace(recipe, **named)
-    return recipe.painting() if given.start or not recipe.taught else recipe
+        recipe = SHORT if start is None else fine_tuning(start.config, given.batch)
+    if start is not None or given.taught == 0:
+        recipe = recipe.painting()
+    return replace(recipe, **{name: getattr(given, name) for name in _NUMBERS if getattr(given, name) is not None})
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     bundled = verbs.add_parser("bundled", help="make the bundled checkpoint from nothing, or go on from one")
-    bundled.add_argument("--data", type=Path, default=Path("../shared/data"), help="see training/README.md")
-    bundled.add_argument("--start", help="a checkpoint whose weights to start from")
+    bundled.add_argument("--data", type=existing_folder, default="../shared/data", help="see training/README.md")
+    bundled.add_argument("--start", help="checkpoint to start from: hub id, folder, file or bundled")
     bundled.add_argument("--teacher", default=SOURCE, help="hub id or folder of a DINOv2 (default %(default)s)")
     short = verbs.add_parser("short", help="two minutes on drawn things, to see that it learns; needs no pictures")
     tuned = verbs.add_parser("finetune", help="go on training a checkpoint on a folder of pictures and masks")
-    tuned.add_argument("--data", type=Path, required=True, help="<category>/images/* and <category>/masks/*.png")
-    tuned.add_argument("--start", default="BAAI/seggpt-vit-large", help="hub id, folder or file (default %(default)s)")
-    tuned.add_argument("--batch", type=int, default=4, help="pairs per step and process (default %(default)s)")
+    tuned.add_argument(
+        "--data", type=existing_folder, required=True, help="<category>/images/* and <category>/masks/*.png"
+    )
+    tuned.add_argument(
+        "--start", default="BAAI/seggpt-vit-large", help="hub id, folder, file or bundled (default %(default)s)"
+    )
+    tuned.add_argument("--batch", type=at_least_one, default=4, help="pairs per step and process (default %(default)s)")
     for verb in (bundled, short, tuned):
         verb.add_argument("--out", type=Path, required=True, help="folder for snapshot, log and sample pictures")
         verb.set_defaults(existing="refuse")
@@ -171,9 +181,9 @@ def _parser() -> argparse.ArgumentParser:
         add = partial(earlier.add_argument, action="store_const", dest="existing")
         add("--resume", const="resume", help="go on with the run that --out holds")
         add("--force", const="replace", help="replace the run that --out holds")
-        verb.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        verb.add_argument("--processes", type=int, default=1, help="that share the run; best one per CPU core")
-        verb.add_argument("--threads", type=int, help="torch threads of each process")
+        verb.add_argument("--device", type=present_device, default="cuda" if torch.cuda.is_available() else "cpu")
+        verb.add_argument("--processes", type=at_least_one, default=1, help="that share the run; best one per CPU core")
+        verb.add_argument("--threads", type=at_least_one, help="torch threads of each process")
         for name, kind in _NUMBERS.items():
             verb.add_argument(f"--{name.replace('_', '-')}", type=kind, help="instead of the recipe's")
     for verb in (short, tuned):

@@ -12,6 +12,7 @@ import torch
 
 from model import SegGptImageProcessor, checkpoint
 from model.seggpt import SegGptForImageSegmentation
+from training.arguments import find_checkpoint
 from training.initialise import resized
 from training.snapshot import Snapshot
 
@@ -63,7 +64,7 @@ def read(source: str) -> SegGptForImageSegmentation:
     """The averaged network of a run's snapshot.pt, or any checkpoint's, in float32."""
     if Path(source).suffix == ".pt":
         return Snapshot.load(Path(source)).network()
-    return checkpoint.load(checkpoint.resolve(source), torch.float32)
+    return checkpoint.load(find_checkpoint(source), torch.float32)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,9 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         network = mean([read(source) for source in given.source])
+        export(network, given.out, given.size)
     except (OSError, ValueError) as error:
-        parser.error(str(error))
-    export(network, given.out, given.size)
+        parser.exit(2, f"{parser.prog}: {error}\n")
     print(f"{given.out}: {' and '.join(given.source)}, {given.size or network.config.half_size[1]} pixels")
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from training.arguments import existing_folder
 
 LONGEST_CUT_OUT, EMOJI_SIZE = 192, 96
 MIN_OPAQUE_PIXELS = 1000
@@ -74,17 +76,19 @@ def _named_emoji(folder: Path) -> Iterator[tuple[Path, str]]:
             yield path, "_".join(points)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and gather."""
     parser = argparse.ArgumentParser(prog="python -m training.gather", description=__doc__)
-    parser.add_argument("--stamps", type=Path, help="the folder stamps/ of tuxpaint-stamps-default")
-    parser.add_argument("--emoji", type=Path, nargs="*", default=[], help="folders of other emoji styles")
+    parser.add_argument("--stamps", type=existing_folder, help="the folder stamps/ of tuxpaint-stamps-default")
+    parser.add_argument("--emoji", type=existing_folder, nargs="*", default=[], help="folders of other emoji styles")
     parser.add_argument("--out", type=Path, required=True, help="the data folder")
-    given = parser.parse_args()
-    if given.stamps:
+    given = parser.parse_args(arguments)
+    if given.stamps is None and not given.emoji:
+        parser.error("nothing to gather: give --stamps, --emoji or both")
+    if given.stamps is not None:
         print(f"{cut_outs(given.stamps, given.out)} cut-outs")
-    for folder in given.emoji:
-        print(f"{emoji_style(folder, folder.name, given.out)} emoji of {folder.name}")
+    for style in given.emoji:
+        print(f"{emoji_style(style, style.name, given.out)} emoji of {style.name}")
 
 
 if __name__ == "__main__":

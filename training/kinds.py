@@ -20,6 +20,7 @@ from PIL import Image
 from torch.nn import functional
 from tqdm import tqdm
 
+from training.arguments import existing_folder
 from training.sources import MAX_REGION, MIN_REGION, PHOTO_SIZE, kinds_path, read_photo
 from training.teacher import SOURCE, Teacher
 
@@ -172,14 +173,15 @@ def _unit(vectors: Floats) -> Floats:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and look."""
     parser = argparse.ArgumentParser(prog="python -m training.kinds", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="has photos/*.jpg, things/*/images/*; gets kinds/")
+    parser.add_argument(
+        "--data", type=existing_folder, required=True, help="has photos/*.jpg, things/*/images/*; gets kinds/"
+    )
     parser.add_argument("--teacher", default=SOURCE, help="hub id or folder of a DINOv2 (default %(default)s)")
     given = parser.parse_args(arguments)
-    teacher = Teacher(given.teacher)
     try:
-        print(f"{write_kinds(given.data, teacher)} photos")
-    except FileNotFoundError as error:
-        parser.error(str(error))
+        print(f"{write_kinds(given.data, Teacher(given.teacher))} photos")
+    except OSError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from training.arguments import existing_folder
 from training.sources import read_photo
 from training.teacher import SOURCE, Teacher
 
@@ -146,14 +147,20 @@ def outlined(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and outline."""
     parser = argparse.ArgumentParser(prog="python -m training.outlines", description=__doc__)
-    parser.add_argument("--photos", type=Path, required=True, help="<category>/*.jpg, their things in the middle")
-    parser.add_argument("--others", type=Path, required=True, help="*.jpg that show all sorts of other things")
+    parser.add_argument(
+        "--photos", type=existing_folder, required=True, help="<category>/*.jpg, their things in the middle"
+    )
+    parser.add_argument(
+        "--others", type=existing_folder, required=True, help="*.jpg that show all sorts of other things"
+    )
     parser.add_argument("--out", type=Path, required=True, help="gets <category>/images/*.jpg and masks/*.png")
     parser.add_argument("--teacher", default=SOURCE, help="hub id or folder of a DINOv2 (default %(default)s)")
     parser.add_argument("--most", type=int, default=70, help="photos of each category (default %(default)s)")
     given = parser.parse_args(arguments)
-    teacher = Teacher(given.teacher)
     elsewhere = [read_photo(path) for path in _chosen(given.others, 360)]
+    if not elsewhere:
+        parser.error(f"argument --others: no *.jpg in {given.others}")
+    teacher = Teacher(given.teacher)
     teacher.measure(torch.cat([teacher.pixels(photo, PLACES) for photo in elsewhere[:_MEASURED]]), (PLACES, PLACES))
     others = places(teacher, elsewhere)
     for folder in tqdm(sorted(path for path in given.photos.iterdir() if path.is_dir()), disable=None):

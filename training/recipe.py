@@ -67,6 +67,17 @@ class Recipe:
     optimiser: str = "muon"
     precision: torch.dtype | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what makes no run."""
+        for name in ("pairs", "minutes", "learning_rate", "report_every", "snapshot_minutes"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ValueError(f"{name} is {value}; it must be above 0")
+        if not self.taught >= 0:
+            raise ValueError(f"taught is {self.taught}; it must be 0 or more")
+        if not self.taught and not all(stage.painted for stage in self.stages):
+            raise ValueError("a stage that does not paint learns from a teacher, and taught is 0")
+
     def stage(self, progress: float) -> Stage:
         """The one at `progress` in [0, 1] of the run."""
         return next((stage for stage in self.stages if progress < stage.until), self.stages[-1])

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from model.checkpoint import BUNDLED, resolve
 from tests.training.test_train import TINY
 from training.command import main
 from training.export import export
+from training.export import main as export_command
+from training.gather import main as gather
 from training.held_out import is_held_out
 from training.initialise import new_network
 from training.snapshot import Snapshot
@@ -151,3 +154,71 @@ def interrupted(words: list[str], number: signal.Signals) -> subprocess.Complete
             assert line, told
         process.send_signal(number)
         return subprocess.CompletedProcess(command, process.wait(), stderr=told + process.stderr.read())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--data", "nowhere"], "there is no folder nowhere"),
+        (["--data", "docs"], "no <category>/images/<name>.* with <category>/masks/<name>.png in docs"),
+        (["--start", "no/where.pth"], "no/where.pth: no such file or folder, nor a hub id"),
+        (["--device", "tpu"], "got 'tpu'; this machine has cpu"),
+        (["--minutes", "0"], "minutes is 0.0; it must be above 0"),
+        (["--report-every", "-1"], "report_every is -1; it must be above 0"),
+        (["--batch", "0"], "got '0'; it must be a whole number of at least 1"),
+        (["--out", "README.md"], "README.md"),
+    ],
+)
+def test_bad_words_are_refused_with_what_is_allowed(
+    words: list[str], capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    assert message in refused([*words, *more], capsys)
+
+
+def test_what_only_the_processes_of_a_run_find_is_refused_too(words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training", *words, "--data", str(tmp_path), "--processes", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no <category>/images/<name>.* with" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_bundled_checkpoint_is_tuned_by_its_name(words: list[str], tmp_path: Path) -> None:
+    main([*words, "--start", "bundled", "--pairs", "2"])
+    tuned = Snapshot.load(tmp_path / "run" / "snapshot.pt").config
+    assert tuned == resolve(BUNDLED).config
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.pt"], "No such file or directory: 'nowhere.pt'"),
+        (["pyproject.toml"], "pyproject.toml"),
+        (["bundled", "--size", "100"], "image_size is (200, 100); it must be"),
+        (["bundled", "--out", "README.md"], "README.md"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        export_command(["--out", str(tmp_path), *words])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stamps", "nowhere"], "argument --stamps: there is no folder nowhere"),
+        (["--emoji", "nowhere"], "argument --emoji: there is no folder nowhere"),
+        ([], "nothing to gather: give --stamps, --emoji or both"),
+    ],
+)
+def test_what_is_not_there_is_not_gathered(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        gather(["--out", str(tmp_path), *words])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

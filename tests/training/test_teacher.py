@@ -292,8 +292,11 @@ def _parameters(config: SegGptConfig) -> list[Tensor]:
 
 
 def test_without_a_teachers_stages_the_others_fill_the_run() -> None:
-    stages = Recipe(stages=(Stage(0.2, 8, 1, painted=False), Stage(0.6, 8, 1), Stage(1.0, 16, 1))).painting().stages
-    assert [(stage.until, stage.size) for stage in stages] == [(pytest.approx(0.5), 8), (1.0, 16)]
+    stages = (Stage(0.2, 8, 1, painted=False), Stage(0.6, 8, 1), Stage(1.0, 16, 1))
+    painting = Recipe(stages, taught=1.0).painting().stages
+    assert [(stage.until, stage.size) for stage in painting] == [(pytest.approx(0.5), 8), (1.0, 16)]
+    with pytest.raises(ValueError, match="a stage that does not paint learns from a teacher, and taught is 0"):
+        Recipe(stages)
 
 
 def test_a_missing_teacher_is_said_before_any_work(
@@ -301,6 +304,6 @@ def test_a_missing_teacher_is_said_before_any_work(
 ) -> None:
     monkeypatch.setattr(command, "teacher_is_there", lambda: False)
     with pytest.raises(SystemExit):
-        command.main(["bundled", "--out", str(tmp_path / "out")])
+        command.main(["bundled", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
     assert "seggpt-serve[teacher]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
