@@ -68,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(_WRONG_USAGE, f"{parser.prog}: {error}\n")
     stop, snapshot = order.stop, order.books.snapshot
     try:
-        with stop:
-            _train_all(order)
+        _train_all(order)
     except KeyboardInterrupt:
         parser.exit(stop.status, f"{parser.prog}: interrupted within a step\n")
     if stop.is_asked:
@@ -81,7 +80,7 @@ def _train_all(order: _Order) -> None:
     if order.given.processes == 1:
         _train(0, order, None)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with order.stop, tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
         try:
             start_processes(_train, (order, meeting), nprocs=order.given.processes, start_method="spawn")

@@ -21,6 +21,7 @@ from training.gather import main as gather
 from training.held_out import is_held_out
 from training.initialise import new_network
 from training.snapshot import Snapshot
+from training.stop import Stop
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +56,9 @@ def log(out: Path) -> list[dict[str, str]]:
 def test_a_finished_run_is_logged_to_its_end_and_says_what_is_next(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    handler = signal.getsignal(signal.SIGINT)
     main(words)
+    assert signal.getsignal(signal.SIGINT) == handler
     rows = log(tmp_path / "run")
     assert [row["pairs"] for row in rows] == ["8", "12"]
     assert all(float(row["loss"]) > 0 for row in rows)
@@ -132,6 +135,14 @@ def test_an_interrupted_run_keeps_what_it_learnt_and_goes_on(
         assert "interrupted; --resume goes on with" in done.stderr
         seen.append(Snapshot.load(tmp_path / "run" / "snapshot.pt").pairs)
     assert 0 < seen[0] < seen[1]
+
+
+def test_the_first_signal_asks_and_the_second_ends_at_once() -> None:
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert (stop.is_asked, stop.status) == (True, 130)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_killed_run_has_lost_minutes_at_most(words: list[str], tmp_path: Path) -> None:
