@@ -24,7 +24,8 @@ def flatten(image: Image.Image, background: tuple[int, int, int], bits: int = 16
 
     Deep grey is scaled, where Pillow's own conversion clips at 255: 16 bits, of which `bits` are used, by what is then
     the highest; floats within [0, 1] by 255; integers within [0, 255], and floats that reach at least 16 there, are
-    taken as they are; all others are scaled by the picture's own range (lowest to 0, highest to 255). Of 16-bit colour Pillow reads the higher byte.
+    taken as they are; all others are scaled by the picture's own range (lowest to 0, highest to 255). Of 16-bit colour
+    Pillow reads the higher byte.
 
     Raises:
         ValueError: float values that are not finite.

@@ -10,7 +10,6 @@ from typing import get_args
 
 import torch
 
-from app.settings import BUNDLED_CHECKPOINT
 from app.upsampling import Upsampling
 from evaluation.datasets.coco20i import load_coco20i
 from evaluation.datasets.folder import load_folder
@@ -23,9 +22,9 @@ from evaluation.questions import Subset
 from evaluation.report import curves_of, report
 from evaluation.showcase import choose
 from evaluation.tables import markdown
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, resolve
 from model.inference import PRECISIONS
-from training.arguments import at_least_one, find_checkpoint, present_device
+from training.arguments import at_least_one, present_device
 
 HELD_OUT = "held-out"
 
@@ -77,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for path in filter(None, (given.report, given.curve)):
         _check_writable(parser, path)
     try:
-        checkpoint = find_checkpoint(given.checkpoint)
+        checkpoint = resolve(given.checkpoint)
         subsets = _SETS[given.set][1](given)
         network = load_network(checkpoint, given.dtype, given.device, given.embedding_type, given.upsampling)
         results = [judge(network, subset, examples) for examples in given.examples for subset in subsets]
@@ -168,7 +167,7 @@ def _add_common(own: argparse.ArgumentParser, *, is_data_needed: bool) -> None:
         own.add_argument("--data", type=Path, required=True, help="the tree of pictures")
     else:
         own.add_argument("--data", type=Path, default=Path("../shared/data"), help="the tree of pictures")
-    own.add_argument("--checkpoint", default=BUNDLED_CHECKPOINT, help="folder, file, hub id or bundled")
+    own.add_argument("--checkpoint", default="bundled", help="folder, file, hub id or bundled")
     own.add_argument("--seed", type=int, default=0, help="of the choice of episodes and examples")
     own.add_argument("--dtype", choices=PRECISIONS, default="float32", help="precision of products")
     own.add_argument(

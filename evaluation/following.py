@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.settings import BUNDLED_CHECKPOINT
 from evaluation.baselines import Answer
 from evaluation.metrics import intersection_over_union
 from evaluation.network import load_network
 from evaluation.pairs import MADE_SIZE, picture
 from evaluation.questions import Area, Example, Question
-from training.arguments import find_checkpoint
+from model.checkpoint import resolve
 from training.draw import Dice
 from training.mixtures import JUDGED
 from training.pasted import Pasted, Pasting
@@ -142,11 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, ask, print."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.following", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with emoji/ and clothing/")
-    parser.add_argument("--checkpoint", default=BUNDLED_CHECKPOINT, help="hub id, folder, file or bundled, the default")
+    parser.add_argument("--checkpoint", default="bundled", help="hub id, folder, file or bundled, the default")
     parser.add_argument("--pictures", type=int, default=200, help="of each set (default %(default)s)")
     given = parser.parse_args(arguments)
     try:
-        network = load_network(find_checkpoint(given.checkpoint))
+        network = load_network(resolve(given.checkpoint))
         photos = load_clothing(given.data / "clothing", held_out=True)
         bank = Bank.joined([(1.0, load_emoji([given.data / "emoji"], held_out=True))])
     except (OSError, ValueError) as error:

@@ -5,27 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
-from app.settings import BUNDLED_CHECKPOINT
-from model.checkpoint import BUNDLED, Checkpoint, resolve
-
-
-def find_checkpoint(source: str) -> Checkpoint:
-    """The bundled checkpoint by its name, or any other as `model.checkpoint.resolve` finds it.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    return resolve(BUNDLED if source == BUNDLED_CHECKPOINT else source)
+from model.devices import check_device
 
 
 def present_device(text: str) -> str:
     """For argparse: cpu, cuda or cuda:<number>, if this machine has it."""
-    cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    there = ["cpu", *(["cuda", *cards] if cards else [])]
-    if text not in there:
-        raise argparse.ArgumentTypeError(f"got {text!r}; this machine has {', '.join(there)}")
+    try:
+        check_device(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return text
 
 

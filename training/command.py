@@ -14,11 +14,10 @@ import torch
 import torch.distributed
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-from model.checkpoint import Checkpoint, load
+from model.checkpoint import Checkpoint, load, resolve
 from model.config import SegGptConfig
 from model.seggpt import SegGptForImageSegmentation
-from training.arguments import at_least_one, existing_folder, find_checkpoint, present_device
-from training.books import Books
+from training.arguments import at_least_one, existing_folder, present_device
 from training.draw import Dice
 from training.mixtures import (
     HELD_OUT_SEED,
@@ -29,6 +28,7 @@ from training.mixtures import (
     held_out_maker,
 )
 from training.recipe import BUNDLED, BUNDLED_ON_GPU, SHORT, Recipe, bundled_config, fine_tuning, short_config
+from training.run_folder import RunFolder
 from training.scenes import SceneMaker
 from training.sources import load_folder
 from training.stop import Stop
@@ -54,7 +54,7 @@ class _Order:
     given: argparse.Namespace
     start: Checkpoint | None
     recipe: Recipe
-    books: Books
+    folder: RunFolder
     stop: Stop
 
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         order = _order(given)
     except (OSError, ValueError) as error:
         parser.exit(_WRONG_USAGE, f"{parser.prog}: {error}\n")
-    stop, snapshot = order.stop, order.books.snapshot
+    stop, snapshot = order.stop, order.folder.snapshot
     try:
         _train_all(order)
     except KeyboardInterrupt:
@@ -131,7 +131,7 @@ def _set_up(rank: int, order: _Order) -> Run:
         order.recipe,
         make_scenes,
         judge,
-        order.books,
+        order.folder,
         start=start,
         teacher=given.teacher,
         device=device,
@@ -140,11 +140,11 @@ def _set_up(rank: int, order: _Order) -> Run:
 
 
 def _order(given: argparse.Namespace) -> _Order:
-    start = find_checkpoint(given.start) if given.start is not None else None
+    start = resolve(given.start) if given.start is not None else None
     recipe = _recipe(given, start)
     if recipe.taught and not teacher_is_there():
         raise ValueError("the teacher's packages are missing: pip install 'seggpt-serve[teacher]', or give --taught 0")
-    return _Order(given, start, recipe, Books(given.out, given.existing), Stop())
+    return _Order(given, start, recipe, RunFolder(given.out, given.existing), Stop())
 
 
 def _recipe(given: argparse.Namespace, start: Checkpoint | None) -> Recipe:

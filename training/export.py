@@ -12,7 +12,6 @@ import torch
 
 from model import SegGptImageProcessor, checkpoint
 from model.seggpt import SegGptForImageSegmentation
-from training.arguments import find_checkpoint
 from training.initialise import resized
 from training.snapshot import Snapshot
 
@@ -64,7 +63,7 @@ def read(source: str) -> SegGptForImageSegmentation:
     """The averaged network of a run's snapshot.pt, or any checkpoint's, in float32."""
     if Path(source).suffix == ".pt":
         return Snapshot.load(Path(source)).network()
-    return checkpoint.load(find_checkpoint(source), torch.float32)
+    return checkpoint.load(checkpoint.resolve(source), torch.float32)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

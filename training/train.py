@@ -23,7 +23,6 @@ from model.config import SegGptConfig
 from model.inference import native_precision
 from model.seggpt import SegGptForImageSegmentation
 from training.batches import AHEAD, Ahead, Composer
-from training.books import Books
 from training.draw import Dice
 from training.inherit import inherited
 from training.initialise import new_network, resized
@@ -31,6 +30,7 @@ from training.loss import overlap
 from training.muon import Muon
 from training.painting import answer, found_area, loss_of_answers, loss_of_hidden
 from training.recipe import Recipe, Stage
+from training.run_folder import RunFolder
 from training.samples import save_samples
 from training.scenes import SceneMaker, Scenes
 from training.snapshot import Snapshot, follow
@@ -75,7 +75,7 @@ class Run:
         recipe: Recipe,
         make_scenes: Callable[[Dice], SceneMaker],
         judge: SceneMaker,
-        books: Books,
+        folder: RunFolder,
         *,
         start: SegGptForImageSegmentation | SegGptConfig,
         teacher: str | Path = SOURCE,
@@ -88,19 +88,19 @@ class Run:
             recipe: what to do.
             make_scenes: a maker of training scenes from its random numbers.
             judge: of held-out scenes.
-            books: where snapshot, log and samples go, and whether it goes on with the run of this recipe there.
+            folder: where snapshot, log and samples go, and whether it goes on with the run of this recipe there.
             start: a network to go on from, or the shape of a new one; of a run that goes on its shape alone.
             teacher: hub id or folder, if the recipe has one; a new network as wide begins with its blocks.
             device: where it runs; the CPU by default.
             stop: when this is asked, `train` ends after the step.
         """
-        self.recipe, self.judge, self.books, self.device = recipe, judge, books, device or torch.device("cpu")
+        self.recipe, self.judge, self.folder, self.device = recipe, judge, folder, device or torch.device("cpu")
         self.stop, self.is_stopping = stop or Stop(), False  # all processes agree on the latter
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.processes = distributed.get_world_size() if distributed.is_initialized() else 1
         self.precision = recipe.precision or _fast_precision(self.device)
         self.pairs, self.steps, self.seconds = 0, 0, 0.0
-        last = books.resumed()
+        last = folder.resumed()
         self.makers = make_scenes(Dice(0, self.device))
         self.lesson: Lesson | None = None
         self.unlike: Tensor | None = None  # the lesson's loss of this process's last batch that had one
@@ -211,8 +211,8 @@ class Run:
     def _agreed(self, gradients: list[Tensor], loss: Tensor) -> tuple[list[Tensor], Tensor]:
         """The means over all processes; sets the clock to the first one's, and whether any of them is to stop."""
         clock = self.seconds * self.processes if self.rank == 0 else 0.0
-        books = torch.tensor([clock, loss.item(), self.stop.is_asked], device=self.device)
-        flat = torch.cat([*(gradient.float().flatten() for gradient in gradients), books])
+        shared = torch.tensor([clock, loss.item(), self.stop.is_asked], device=self.device)
+        flat = torch.cat([*(gradient.float().flatten() for gradient in gradients), shared])
         distributed.all_reduce(flat)
         flat /= self.processes
         *parts, clocks, losses, stops = flat.split([*(gradient.numel() for gradient in gradients), 1, 1, 1])
@@ -243,7 +243,7 @@ class Run:
         """
         begun, before, pairs_before = time.monotonic(), self.seconds, self.pairs
         if self.rank == 0:
-            self.books.begin()
+            self.folder.begin()
         losses: list[Tensor] = []
         while self.progress < 1 and not self.is_stopping:
             self._enter(self.recipe.stage(self.progress))
@@ -293,7 +293,7 @@ class Run:
     def keep(self) -> Snapshot:
         """Write a snapshot."""
         snapshot = self.snapshot()
-        snapshot.save(self.books.snapshot)
+        snapshot.save(self.folder.snapshot)
         self.kept_at = self.seconds
         return snapshot
 
@@ -304,6 +304,6 @@ class Run:
         judged = self.keep().network().to(self.device, self.precision)
         found = found_area(answer(judged, scenes), scenes.colours)
         score = overlap(found, scenes.area).mean().item()
-        save_samples(self.books.samples(self.pairs), scenes[:16], found[:16])
-        self.books.log(self.pairs, self.seconds, self.stage.size, loss, rate, score)
+        save_samples(self.folder.samples(self.pairs), scenes[:16], found[:16])
+        self.folder.log(self.pairs, self.seconds, self.stage.size, loss, rate, score)
         print(f"{self.pairs:>9,} pairs  loss {loss:.4f}  held-out IoU {score:.3f}", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ import torch
 from app.commands.interrupts import STATUS, Interrupts
 from app.main import VERSION
 from model.checkpoint import CheckpointError, fingerprint, load, resolve
+from model.devices import check_device
 from model.tuned_prompt import TunedPrompt, name_of
 from model.tuning import Check, Tuning, TuningSettings
 from model.tuning_data import TuningDataError, read_folder
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(f"--out {options.out}: {options.out.absolute().parent} is no folder")
         if options.threads is not None and options.threads < 1:
             raise ValueError(f"--threads: got {options.threads}, must be at least 1")
-        _check_device(options.device)
+        check_device(options.device)
     except ValueError as error:
         return _say(error, _WRONG_USAGE)
     try:
@@ -110,13 +111,6 @@ def _tune(options: argparse.Namespace, settings: TuningSettings) -> int:
         f"of the best single example {prompt.iou_before:.3f}\n"
     )
     return status
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # an assertion in builds without CUDA
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
 
 def _shown(check: Check, settings: TuningSettings) -> str:

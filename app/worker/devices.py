@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from model.devices import devices_there
+
 # Below this many parameters two threads of one forward wait for each other more than they compute: two cores then do
 # 1.1 to 1.4 times as many images per second as two workers with a thread each (docs/log.md).
 _SMALL_PARAMETERS = 20_000_000
@@ -32,7 +34,7 @@ def share_out(asked: str, threads: int | None, parameters: int) -> tuple[tuple[s
     Raises:
         NoDeviceError: a device is not there.
     """
-    there = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+    there = devices_there()[:-1]  # those that are no CPU
     cores = available_cores()
     if asked == "auto":
         workers = cores // (threads or 1) if parameters <= _SMALL_PARAMETERS else 1

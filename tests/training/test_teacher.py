@@ -17,13 +17,13 @@ from model.config import SegGptConfig
 from model.layout import Layout
 from model.seggpt import SegGptForImageSegmentation
 from training import command
-from training.books import Books, Existing
 from training.draw import Dice
 from training.inherit import inherited, inherited_blocks, resampled_kernel
 from training.initialise import new_network
 from training.mixtures import HELD_OUT_SEED, drawn_mixture
 from training.painting import answer
 from training.recipe import BUNDLED, Recipe, Stage, bundled_config, short_config
+from training.run_folder import Existing, RunFolder
 from training.scenes import SceneMaker, Scenes
 from training.snapshot import Snapshot
 from training.teacher import Heard, Lesson, Teacher, heard_blocks, listening
@@ -54,8 +54,8 @@ def makers() -> Callable[[Dice], SceneMaker]:
 @pytest.fixture
 def taught_run(dinov2: Path, makers: Callable[[Dice], SceneMaker]) -> Callable[..., Run]:
     def make(out: Path, existing: Existing = "refuse", start: SegGptConfig = SMALL, **changed: Any) -> Run:
-        judge, books = makers(Dice(HELD_OUT_SEED)), Books(out, existing)
-        return Run(replace(RECIPE, **changed), makers, judge, books, start=start, teacher=dinov2)
+        judge, folder = makers(Dice(HELD_OUT_SEED)), RunFolder(out, existing)
+        return Run(replace(RECIPE, **changed), makers, judge, folder, start=start, teacher=dinov2)
 
     return make
 

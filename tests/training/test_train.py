@@ -15,7 +15,6 @@ from transformers import SegGptForImageSegmentation as Reference
 from model.checkpoint import load, resolve
 from model.config import SegGptConfig
 from training.batches import Ahead, Composer
-from training.books import Books, Existing
 from training.draw import Dice
 from training.export import export, mean
 from training.export import main as export_command
@@ -25,6 +24,7 @@ from training.mixtures import bundled_mixture, held_out_maker
 from training.muon import orthogonal
 from training.painting import answer, hidden_patches, loss_of_answers, loss_of_hidden
 from training.recipe import BUNDLED, OVERLAP, Recipe, Stage, bundled_config, fine_tuning
+from training.run_folder import Existing, RunFolder
 from training.scenes import SceneMaker
 from training.snapshot import Snapshot, follow
 from training.train import Run
@@ -62,7 +62,7 @@ def tiny_run(
     def make_scenes(dice: Dice) -> SceneMaker:
         return bundled_mixture(data, dice, drawn_kinds=12)
 
-    return Run(recipe, make_scenes, judge, Books(out, existing), start=TINY, device=device)
+    return Run(recipe, make_scenes, judge, RunFolder(out, existing), start=TINY, device=device)
 
 
 BLACK = torch.zeros(1, 10, 10, dtype=torch.uint8)

@@ -12,7 +12,7 @@ LOG_COLUMNS = ("pairs", "seconds", "size", "loss", "learning_rate", "held_out_io
 Existing = Literal["refuse", "resume", "replace"]  # what to do about a run that the folder holds
 
 
-class Books:
+class RunFolder:
     """A run's folder."""
 
     def __init__(self, folder: Path, existing: Existing = "refuse") -> None:
@@ -22,12 +22,8 @@ class Books:
             FileExistsError: it holds a run, which is neither to be resumed nor to be replaced; or it is a file.
             FileNotFoundError: it holds no snapshot to resume.
         """
-        self.snapshot, self._log, self._folder, self._existing = (
-            folder / "snapshot.pt",
-            folder / "log.csv",
-            folder,
-            existing,
-        )
+        self.snapshot, self._log = folder / "snapshot.pt", folder / "log.csv"
+        self._folder, self._existing = folder, existing
         if existing == "resume" and not self.snapshot.is_file():
             raise FileNotFoundError(f"there is no {self.snapshot} to go on with")
         if existing == "refuse" and (self.snapshot.exists() or self._log.exists()):
