@@ -35,7 +35,6 @@ from app.tiff import as_meant, bits_of, check_kind, kind_of
 
 WHITE: Final = (255, 255, 255)
 ALLOWED: Final = "JPEG, PNG, WebP, BMP, TIFF"
-_ALLOWED_TIFF: Final = "grey of 1 to 16 bits, 32-bit integers and floats, and colour of 8 or 16 bits a channel"
 
 # Pillow's own limit is one size for the whole process and warns; `Limits` governs here, before decoding.
 Image.MAX_IMAGE_PIXELS = None
@@ -166,13 +165,14 @@ def decode_index_mask(data: bytes, limits: Limits, field: str = "prompt_mask") -
         if _is_lossy(image, data):
             raise InvalidLabels(f"{field}: index masks need a lossless file type such as PNG", field=field)
         if image.mode.startswith("I"):
+            image = image.convert("I")  # other byte orders have no extrema
             lowest, highest = image.getextrema()
             assert not isinstance(lowest, tuple)
             assert not isinstance(highest, tuple)
             if not 0 <= lowest <= highest <= _HIGHEST_INDEX:
                 wrong = lowest if lowest < 0 else highest
                 raise InvalidLabels(f"{field}: got the value {wrong}; indices are 0 to {_HIGHEST_INDEX}", field=field)
-            image = image.convert("I").convert("L")
+            image = image.convert("L")
         elif image.mode in {"1", "L"}:
             step = _brightness_step(bits)
             image = image.point([value // step for value in range(256)], "L")
@@ -248,7 +248,9 @@ def _open(data: bytes, limits: Limits, field: str) -> Image.Image:
         kind = kind_of(data) if name == "TIFF" else None
         if kind is None:
             raise
-        raise UnsupportedImageType(f"got {kind}; allowed are {_ALLOWED_TIFF}", field=field) from None
+        raise UnsupportedImageType(
+            f"got {kind}, a kind that is not read; always read are PNG, and TIFFs of 8-bit grey or colour", field=field
+        ) from None
     _check_size(image.size, limits, field)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # A small one may consist of one enormous, well compressed tile, which is decoded as a whole.

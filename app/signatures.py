@@ -10,10 +10,10 @@ _SIGNATURES: Final = (
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
     (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
 )
 _FOREIGN_SIGNATURES: Final = (
     (b"GIF8", "GIF"),
+    (b"MM\0+", "big-endian BigTIFF"),
     (b"%PDF", "PDF"),
     (b"<svg", "SVG"),
     (b"\0\0\0\x0cjP", "JPEG 2000"),

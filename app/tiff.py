@@ -73,7 +73,7 @@ def bits_of(image: TiffImageFile) -> int:
 
 
 def kind_of(data: bytes) -> str | None:
-    """Which kind of TIFF it is that Pillow could not open; None if its tags are damaged."""
+    """Which kind of TIFF it is that Pillow could not open; None if its tags are damaged, or no numbers."""
     tags = ImageFileDirectory_v2(data[: 16 if data[2] == _BIG else 8])
     file = BytesIO(data)
     file.seek(tags.next)
@@ -83,9 +83,14 @@ def kind_of(data: bytes) -> str | None:
     ):
         return None
     (kind, *_) = tags.get(SAMPLEFORMAT, (_UNSIGNED,))
+    samples, compression = tags.get(SAMPLESPERPIXEL, 1), tags.get(COMPRESSION, 1)
+    photometric = tags[PHOTOMETRIC_INTERPRETATION]
+    if not all(isinstance(one, int) for one in (samples, compression, photometric)):
+        return None
+    order = "big" if data.startswith(b"MM") else "little"
     return (
-        f"a TIFF of {_bits(tags)}-bit {_KINDS.get(kind, 'samples')}, {tags.get(SAMPLESPERPIXEL, 1)} a pixel "
-        f"(photometric interpretation {tags[PHOTOMETRIC_INTERPRETATION]}, compression {tags.get(COMPRESSION, 1)})"
+        f"a {order}-endian TIFF of {_bits(tags)}-bit {_KINDS.get(kind, 'samples')}, {samples} a pixel "
+        f"(photometric interpretation {photometric}, compression {compression})"
     )
 
 

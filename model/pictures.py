@@ -27,12 +27,17 @@ def listed(pictures: Picture | Sequence[Picture], are_maps: bool = False) -> Ite
     Args:
         pictures: an array of four axes is a batch.
         are_maps: an array of three is one too, unless its last axis is one of channels.
+
+    Raises:
+        ValueError: there is none.
     """
     if isinstance(pictures, Image.Image):
         return [pictures]
     if isinstance(pictures, np.ndarray | Tensor):
         is_batch = pictures.ndim == 4 or (are_maps and pictures.ndim == 3 and pictures.shape[-1] not in (1, 3))
         return list(pictures) if is_batch else [pictures]
+    if not pictures:
+        raise ValueError("got no picture; give at least one")
     return pictures
 
 
@@ -122,7 +127,9 @@ def _coloured(mask: NDArray[Any] | Tensor, palette: NDArray[np.uint8]) -> NDArra
 
 def _array(picture: NDArray[Any] | Tensor) -> NDArray[Any]:
     """(H, W) or (H, W, 3) of any type."""
-    array = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else np.asarray(picture)
+    if not isinstance(picture, np.ndarray | Tensor):
+        raise ValueError(f"got a {type(picture).__name__} for a picture; it must be a PIL image, an array or a tensor")
+    array = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else picture
     shape = array.shape
     if array.ndim == 3 and shape[-1] not in (1, 3) and shape[0] in (1, 3):
         array = array.transpose(1, 2, 0)

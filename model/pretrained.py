@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import SegGptConfig
+from model.devices import check_device
 from model.encoder import Output
 from model.layout import Layout, group_sizes_of
 from model.sources import places_of
@@ -116,19 +117,22 @@ class SegGptPreTrainedModel(nn.Module):
 def _dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if dtype is None or dtype == "auto":
         return None
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    named = getattr(torch, dtype, None)
+    named = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
         raise ValueError(f"dtype is {dtype!r}; it must be 'auto', or a torch floating-point type or its name")
     return named
 
 
 def _device_of(device: torch.device | str | None) -> torch.device | None:
+    if device is None:
+        return None
     try:
-        return None if device is None else torch.device(device)
+        meant = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device is {device!r}; it must be one device, such as 'cpu' or 'cuda:0'") from error
+    if meant.type == "cuda":
+        check_device(str(meant))
+    return meant
 
 
 def check_shape(name: str, tensor: Tensor, counts: Sequence[int], rest: tuple[int, ...]) -> None:

@@ -102,7 +102,8 @@ class SegGptImageProcessor:
 
         Args:
             source: hub id, folder or file, as `model.checkpoint.resolve` takes it; weights are not fetched.
-            given: settings that stand in for the stored ones; revision, cache_dir, token, local_files_only, endpoint.
+            given: settings that stand in for the stored ones where they are not None; revision, cache_dir, token,
+                local_files_only, endpoint.
 
         Raises:
             CheckpointError: the checkpoint cannot be had, or the file cannot be read.
@@ -112,7 +113,7 @@ class SegGptImageProcessor:
 
         settings = {name: given.pop(name) for name in _SETTINGS if name in given}
         places = places_of(f"{cls.__name__}.from_pretrained", given, _SETTINGS)
-        return cls.from_dict({**checkpoint.preprocessor_of(source, **places), **settings})
+        return cls.from_dict(checkpoint.preprocessor_of(source, **places))._with(settings)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `preprocessor_config.json`, as transformers reads it, to a folder that is made if it is not there."""
@@ -260,7 +261,8 @@ class SegGptImageProcessor:
         unknown = sorted(set(settings) - set(_SETTINGS))
         if unknown:
             raise ValueError(f"{unknown[0]!r} is not a setting of the processor; there are {', '.join(_SETTINGS)}")
-        return SegGptImageProcessor(**{**{name: getattr(self, name) for name in _SETTINGS}, **settings})
+        given = {name: value for name, value in settings.items() if value is not None}
+        return type(self)(**{**{name: getattr(self, name) for name in _SETTINGS}, **given})
 
     def _tensor(self, pixels: Pixels, resample: int) -> Tensor:
         """(H, W, 3) -> (3, height, width) float32."""
@@ -292,20 +294,19 @@ _SETTINGS = (
 
 
 def _size_of(size: Mapping[str, int] | Sequence[int] | int) -> tuple[int, int]:
-    if isinstance(size, Mapping):
-        sides: tuple[int | None, ...] = size.get("height"), size.get("width")
-    else:
-        sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+    sides: Any = [size.get("height"), size.get("width")] if isinstance(size, Mapping) else np.array(size).tolist()
+    height, width = sides if isinstance(sides, list) and len(sides) == 2 else (sides, sides)
+    if not all(isinstance(side, int) and side >= 1 for side in (height, width)):
         raise ValueError(f"size is {size!r}; it must be (height, width) or a height and a width, each at least 1")
-    return int(sides[0] or 0), int(sides[1] or 0)
+    return height, width
 
 
 def _per_channel(name: str, value: Sequence[float] | float) -> tuple[float, ...]:
-    three = (value,) * 3 if isinstance(value, int | float) else tuple(value)
+    three: Any = np.array(value).tolist()
+    three = three if isinstance(three, list) else [three] * 3
     if len(three) != 3 or not all(isinstance(one, int | float) for one in three):
         raise ValueError(f"{name} is {value!r}; it must be one number, or three (red, green, blue)")
-    return three
+    return tuple(three)
 
 
 def _pred_masks_of(painted: Tensor | _Painted) -> Tensor:

@@ -248,9 +248,9 @@ class SegGptForImageSegmentation(SegGptPreTrainedModel):
         loss = None
         if labels is not None:
             layout = self._layout(len(prompt_pixel_values), group_sizes, feature_ensemble)
-            labels = self._per_group("labels", labels, layout)
-            labels = labels if answer_only else layout.per_pair(labels)
-            loss = self._loss(pred_masks, labels, prompt_masks, bool_masked_pos)
+            labels = layout.per_pair(self._per_group("labels", labels, layout))
+            painted = layout.per_pair(pred_masks) if answer_only else pred_masks
+            loss = self._loss(painted, labels, prompt_masks, bool_masked_pos)
         output = SegGptImageSegmentationOutput(
             loss=loss,
             pred_masks=pred_masks,

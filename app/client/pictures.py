@@ -23,6 +23,7 @@ Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image 
 
 _PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 _TIFF_MODES: Final = frozenset({"I", "F", "I;16B", "I;16L"})
+_WITH_ALPHA: Final = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 _FAST: Final = 1  # PNG's compression: the picture is on its way at once
 
 
@@ -73,7 +74,7 @@ def _encoded(image: Image.Image) -> File:
         if image.mode in _TIFF_MODES:
             image.save(buffer, "TIFF")
             return File("picture.tif", buffer.getvalue())
-        shown = image if image.mode in _PNG_MODES else image.convert("RGB")
+        shown = image if image.mode in _PNG_MODES else image.convert(_WITH_ALPHA.get(image.mode, "RGB"))
         shown.save(buffer, "PNG", compress_level=_FAST)
     except (OSError, ValueError) as error:  # an image that is opened and not read yet may be damaged
         raise PictureError(f"the Pillow image cannot be encoded: {error}") from error

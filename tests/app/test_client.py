@@ -102,6 +102,26 @@ def test_deep_pillow_images_reach_the_service_with_their_values(client: Client, 
     assert client.segment(deep, examples=[example()]) == client.segment(grey, examples=[example()])
 
 
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16B", "I;16L"])
+def test_deep_pillow_masks_keep_their_indices(client: Client, mode: str) -> None:
+    shown, _ = example()
+    indices = Image.fromarray(np.arange(90 * 120, dtype=np.int32).reshape(90, 120) // 3600)
+    options = {"mask_kind": "index", "labels": ["cat", "dog"]}
+    given = indices.convert("I;16").convert("I").convert(mode)
+    assert given.mode == mode
+    wanted = client.segment(picture(1), examples=[(shown, indices.convert("L"))], **options)
+    assert client.segment(picture(1), examples=[(shown, given)], **options) == wanted
+
+
+@pytest.mark.parametrize("mode", ["La", "PA", "RGBa"])
+def test_transparency_of_unusual_pillow_images_reaches_the_service(client: Client, mode: str) -> None:
+    seen = picture(4).convert("LA" if mode == "La" else "RGBA")
+    seen.putalpha(disc())
+    given = seen.convert("LA").convert("PA") if mode == "PA" else seen.convert(mode)
+    wanted = given.convert("LA" if mode == "La" else "RGBA").convert("RGBA")
+    assert client.segment(given, examples=[example()]) == client.segment(wanted, examples=[example()])
+
+
 def test_a_mask_may_be_an_array_of_truth(client: Client) -> None:
     shown, mask = example()
     truth = np.asarray(mask) > 0

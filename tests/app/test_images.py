@@ -145,6 +145,7 @@ def test_several_frames_or_pages_are_refused(kind: str) -> None:
     [
         (encode(scene().convert("P"), "GIF"), "GIF"),
         (encode(scene(), "JPEG2000"), "JPEG 2000"),
+        (b"MM\0+\0\x08\0\0", "big-endian BigTIFF"),
         (b"%PDF-1.7", "PDF"),
         (b"<svg></svg>", "SVG"),
         (b"\0\0\0\x1cftypavif", "HEIC, AVIF or video"),

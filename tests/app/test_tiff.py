@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from typing import Any
 
 import numpy as np
 import pytest
 
-from app.errors import InvalidLabels, UnsupportedImageType
+from app.errors import InvalidLabels, UndecodableImage, UnsupportedImageType
 from app.images import check_header, decode_image, decode_index_mask, decode_mask
 from tests.app.files import LIMITS, raw_tiff
 
@@ -78,16 +79,16 @@ def test_channels_in_planes_are_read_or_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (row([0, 1], "<f8", tags={BITS: 64, FORMAT: FLOAT}), "a TIFF of 64-bit floats"),
-        (row([0, 1], "<f2", tags={BITS: 16, FORMAT: FLOAT}), "a TIFF of 16-bit floats"),
-        (row([0, 1], ">u4", tags={BITS: 32}, order=">"), "a TIFF of 32-bit unsigned integers"),
+        (row([0, 1], "<f8", tags={BITS: 64, FORMAT: FLOAT}), "a little-endian TIFF of 64-bit floats"),
+        (row([0, 1], "<f2", tags={BITS: 16, FORMAT: FLOAT}), "a little-endian TIFF of 16-bit floats"),
+        (row([0, 1], ">u4", tags={BITS: 32}, order=">"), "a big-endian TIFF of 32-bit unsigned integers"),
         (
             row([0, 1], "<f4", tags={BITS: 32, FORMAT: FLOAT, PHOTOMETRIC: WHITE_IS_ZERO}),
             "a TIFF of floats whose white",
         ),
         (
             raw_tiff(1, 1, bytes(12), tags={BITS: (32,) * 3, PHOTOMETRIC: RGB, SAMPLES: 3, FORMAT: (FLOAT,) * 3}),
-            "a TIFF of 32-bit floats, 3 a pixel",
+            "a little-endian TIFF of 32-bit floats, 3 a pixel",
         ),
         (raw_tiff(1, 1, b"x", tags={COMPRESSION: 34887}), "compression 34887"),
     ],
@@ -96,6 +97,15 @@ def test_what_pillow_cannot_read_is_unsupported_and_not_damaged(data: bytes, sai
     for read in (decode_image, decode_mask, check_header):
         with pytest.raises(UnsupportedImageType, match=said):
             read(data, LIMITS)
+
+
+def test_words_in_the_place_of_numbers_are_damage_and_not_repeated() -> None:
+    for tag in (COMPRESSION, PHOTOMETRIC, SAMPLES):
+        number = raw_tiff(1, 1, b"x", tags={COMPRESSION: 34887, tag: 34887})
+        word = number.replace(struct.pack("<HHII", tag, 4, 1, 34887), struct.pack("<HHI4s", tag, 2, 4, b"<b>"))
+        with pytest.raises(UndecodableImage) as refused:
+            decode_image(word, LIMITS)
+        assert "<b>" not in refused.value.detail
 
 
 @pytest.mark.parametrize(("values", "wrong"), [([0, -1, 3], -1), ([0, 256, 3], 256)])

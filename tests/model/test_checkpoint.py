@@ -225,6 +225,7 @@ def test_a_processor_is_saved_and_read_without_a_network_and_settings_may_be_rep
     SegGptImageProcessor((30, 40), num_labels=3).save_pretrained(tmp_path / "new" / "folder")
     again = SegGptImageProcessor.from_pretrained(tmp_path / "new" / "folder", num_labels=5)
     assert (again.size, again.num_labels) == ((30, 40), 5)
+    assert SegGptImageProcessor.from_pretrained(tmp_path / "new" / "folder", size=None).size == (30, 40)
 
 
 def digest(path: Path) -> str:
@@ -346,7 +347,12 @@ def test_a_device_map_that_is_not_one_device_is_refused(saved, asked):
         SegGptForImageSegmentation.from_pretrained(saved.folder, device_map=asked)
 
 
-@pytest.mark.parametrize("asked", ["int8", "half-ish", "nn"])
+def test_a_device_that_is_not_there_is_refused(saved):
+    with pytest.raises(ValueError, match=r"got 'cuda:77'; this machine has .*cpu"):
+        SegGptForImageSegmentation.from_pretrained(saved.folder, device="cuda:77")
+
+
+@pytest.mark.parametrize("asked", ["int8", torch.int8, "half-ish", "nn"])
 def test_an_unknown_precision_is_refused_by_name(saved, asked):
-    with pytest.raises(ValueError, match=asked):
+    with pytest.raises(ValueError, match=f"dtype is {asked!r}"):
         SegGptForImageSegmentation.from_pretrained(saved.folder, dtype=asked)

@@ -88,6 +88,16 @@ def test_feature_ensemble_is_one_group_of_all_pairs(network, answer_only: bool):
     assert torch.equal(flag, group)
 
 
+def test_the_loss_is_the_same_with_answers_alone(network):
+    batch = draw_batch(TINY, pairs=3, seed=4, groups=1)
+    labels = draw_batch(TINY, pairs=1, seed=5)["prompt_masks"]
+    with torch.inference_mode():
+        whole = network(**batch, labels=labels, feature_ensemble=True).loss
+        alone = network(**batch, labels=labels, feature_ensemble=True, answer_only=True).loss
+    # The decoder of whole canvases sees a row of each pair's own prompt half, too.
+    assert torch.allclose(alone, whole, rtol=1e-2)
+
+
 def test_without_groups_every_pair_stands_alone(network):
     batch = draw_batch(TINY, pairs=3, seed=2)
     with torch.inference_mode():

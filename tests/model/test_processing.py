@@ -123,6 +123,18 @@ def test_one_number_is_a_square_and_one_for_all_channels_as_in_transformers():
     assert torch.equal(processor.post_process_semantic_segmentation(outputs)[0], wanted)
 
 
+def test_a_setting_that_is_none_is_the_processors_own():
+    picture = draw_picture(9)
+    wanted = theirs(images=picture, return_tensors="pt")["pixel_values"].float()
+    given = ours(images=picture, size=None, image_mean=None, rescale_factor=None)
+    assert torch.equal(given["pixel_values"], wanted)
+
+
+def test_numbers_of_numpy_are_numbers():
+    own = SegGptImageProcessor(np.array([64, 32]), image_mean=np.full(3, 0.5, np.float32), image_std=np.float32(0.25))
+    assert (own.size, own.image_mean, own.image_std) == ((64, 32), (0.5,) * 3, (0.25,) * 3)
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("size", 0), ("size", (448,)), ("size", {"shortest_edge": 448}), ("image_mean", (0.5, 0.5)), ("image_std", "x")],
@@ -151,6 +163,10 @@ def test_answers_are_read_with_the_processors_own_labels():
 def test_nothing_and_unknown_settings_are_refused():
     with pytest.raises(ValueError, match="at least one of"):
         ours()
+    with pytest.raises(ValueError, match="got no picture"):
+        ours(images=[])
+    with pytest.raises(ValueError, match="got a list for a picture"):
+        ours(images=np.asarray(draw_picture(5)).tolist())
     with pytest.raises(ValueError, match="'crop' is not a setting"):
         ours(images=draw_picture(5), crop=True)
     with pytest.raises(ValueError, match="return_tensors is 'np'"):
