@@ -14,7 +14,7 @@ from typing import Any, Final
 from app.client import Png, Segmentation
 from app.commands import coco
 from app.commands.inputs import Input, InputsError
-from app.commands.journal import Journal, JournalError, key, write_whole
+from app.commands.journal import Claims, Journal, write_whole
 
 _JOURNAL: Final = "seggpt-journal.jsonl"
 _COCO_JOURNAL: Final = ".journal"
@@ -53,17 +53,9 @@ class Folder:
         """What outputs of these names are written to."""
         return [self._path / output for output in outputs]
 
-    def claims(self, jobs: Sequence[Job]) -> Mapping[str, str]:
-        """Which files will be written, for the journal: the outputs."""
-        return {str(job.output): key(job.input) for job in jobs}
-
-    def check(self, jobs: Sequence[Job], journal: Journal) -> None:
-        """Refuse to lose anything.
-
-        Raises:
-            JournalError: a file there is somebody else's, or another picture's output.
-        """
-        journal.check(self.claims(jobs))
+    def claims(self, jobs: Sequence[Job]) -> Claims:
+        """Which files will be written, for the journal: an output about each picture."""
+        return {str(job.output): [job.input.key] for job in jobs}
 
     def is_done(self, job: Job, journal: Journal) -> bool:
         """Whether the picture has its output."""
@@ -105,24 +97,9 @@ class CocoFile:
         del outputs
         return [self._path]
 
-    def claims(self, jobs: Sequence[Job]) -> Mapping[str, str]:
-        """Which files will be written, for the journal: one, and no picture's own."""
-        del jobs
-        return {self._path.name: ""}
-
-    def check(self, jobs: Sequence[Job], journal: Journal) -> None:
-        """Refuse to lose anything.
-
-        Raises:
-            JournalError: the file is somebody else's, or is also about pictures that are not asked about now.
-        """
-        journal.check(self.claims(jobs))
-        asked = {key(job.input) for job in jobs}
-        if others := [one for one in journal.inputs if one not in asked and Path(one).exists()]:
-            raise JournalError(
-                f"{self._path} has answers about {len(others)} more pictures ({others[0]}); name these, too, "
-                "write to another file, or let go of them with --force"
-            )
+    def claims(self, jobs: Sequence[Job]) -> Claims:
+        """Which files will be written, for the journal: one about all pictures."""
+        return {self._path.name: [job.input.key for job in jobs]}
 
     def is_done(self, job: Job, journal: Journal) -> bool:
         """Whether the journal has the picture's answer."""

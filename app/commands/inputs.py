@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -18,10 +20,11 @@ class InputsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A picture, and its name below the folder that was given."""
+    """A picture, its name below the folder that was given, and what it is called in journals: where it truly lies."""
 
     path: Path
     name: PurePosixPath
+    key: str
 
 
 def find(words: Sequence[str], outputs: Path | None) -> list[Input]:
@@ -34,13 +37,13 @@ def find(words: Sequence[str], outputs: Path | None) -> list[Input]:
     Raises:
         InputsError: a word means no picture, or the folder that is to be written to.
     """
-    found: dict[Path, Input] = {}
+    found: dict[str, Input] = {}
     for word in words:
         pictures = _meant(word, outputs)
         if not pictures:
             raise InputsError(f"{word}: no such file, or no picture in it ({', '.join(sorted(SUFFIXES))})")
         for one in pictures:
-            found.setdefault(one.path.resolve(), one)
+            found.setdefault(one.key, one)
     return list(found.values())
 
 
@@ -63,20 +66,26 @@ def output_names(inputs: Iterable[Input], suffix: str) -> list[PurePosixPath]:
     return chosen
 
 
-def check_overwrites(read: Iterable[Path], written: Iterable[Path]) -> None:
+def check_overwrites(inputs: Iterable[Input], examples: Iterable[str], written: Iterable[Path]) -> None:
     """Refuse outputs that would replace what is read.
 
     Raises:
         InputsError: one would.
     """
-    if replaced := {path.resolve() for path in read} & {path.resolve() for path in written}:
+    folder = cache(os.path.realpath)  # there are few of them, and many outputs
+    read = {*(one.key for one in inputs), *map(os.path.realpath, examples)}
+    if replaced := read & {os.path.join(folder(path.parent), path.name) for path in written}:  # noqa: PTH118
         raise InputsError(f"{min(replaced)} is read, and an output would replace it; write to another folder")
+
+
+def _input(path: Path, name: PurePosixPath) -> Input:
+    return Input(path, name, os.path.realpath(path))
 
 
 def _meant(word: str, outputs: Path | None) -> list[Input]:
     path = Path(word)
     if path.is_file():
-        return [Input(path, PurePosixPath(path.name))]
+        return [_input(path, PurePosixPath(path.name))]
     if path.is_dir():
         if outputs is not None and path.resolve() == outputs.resolve():
             raise InputsError(f"{word}: outputs would lie among the pictures; write to another folder, or one within")
@@ -85,14 +94,14 @@ def _meant(word: str, outputs: Path | None) -> list[Input]:
     found: list[Input] = []
     for match in sorted(map(Path, glob.glob(word, recursive=True))):  # noqa: PTH207 - pathlib's knows no absolute ones
         if match.is_file() and match.suffix.lower() in SUFFIXES:
-            found.append(Input(match, PurePosixPath(match.relative_to(root).as_posix())))
+            found.append(_input(match, PurePosixPath(match.relative_to(root).as_posix())))
     return _outside(outputs, root, found)
 
 
 def _below(folder: Path) -> list[Input]:
     files = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
     relative = sorted(PurePosixPath(path.relative_to(folder).as_posix()) for path in files)
-    return [Input(folder / name, name) for name in relative if not any(part.startswith(".") for part in name.parts)]
+    return [_input(folder / name, name) for name in relative if not any(part.startswith(".") for part in name.parts)]
 
 
 def _fixed(pattern: Path) -> Path:
@@ -109,4 +118,4 @@ def _outside(outputs: Path | None, root: Path, found: list[Input]) -> list[Input
     """Without what lies in an outputs folder within the root."""
     if outputs is None or root.resolve() not in outputs.resolve().parents:
         return found
-    return [one for one in found if not one.path.resolve().is_relative_to(outputs.resolve())]
+    return [one for one in found if not Path(one.key).is_relative_to(outputs.resolve())]

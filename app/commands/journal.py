@@ -1,8 +1,9 @@
 """What a run has finished, on disk: an append-only file of JSON lines, each there for good before the next begins.
 
-The first line says what was asked for: only the same question may go on where another run stopped. Others say which
-files will be written, and for which picture, before any is: what lies there and was not claimed is not replaced. A line
-that a killed process left half written is cut off; what it was about is done again.
+A head says what was asked for: only the same question may go on where another run stopped; another one begins with a
+head of its own, which ends what was finished before. Other lines say which files will be written, and about which
+pictures, before any is: what lies there otherwise is not replaced. A line that a killed process left half written is
+cut off; what it was about is done again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -18,6 +19,11 @@ from app.commands.inputs import Input
 
 _FORMAT: Final = "seggpt-journal"
 _CLAIMS: Final = "outputs"
+_AGAIN: Final = "again"
+_BEGINNING: Final = f'{{"{_FORMAT}": '.encode()
+
+Claims = Mapping[str, Sequence[str]]
+"""Names of files beside the journal, each with the keys of the pictures that it is about."""
 
 
 class JournalError(Exception):
@@ -39,12 +45,12 @@ class Journal:
         self._path = path
         self._question: dict[str, Any] | None = None
         self._records: dict[str, dict[str, Any]] = {}
-        self._claims: dict[str, str] = {}
+        self._claims: dict[str, list[str]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._read()
+            self._whole_bytes = self._read()
         except BlockingIOError as error:
             self._file.close()
             raise JournalError(f"{path}: another run is writing there") from error
@@ -56,61 +62,65 @@ class Journal:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if not self._file.tell():  # opening made it, and no question was asked
+            self._path.unlink()
         self._file.close()
-
-    @property
-    def inputs(self) -> Collection[str]:
-        """The keys of all finished pictures."""
-        return self._records.keys()
 
     def finished(self, one: Input) -> Mapping[str, Any] | None:
         """The record of a picture, if it is done and has not changed since."""
-        record, now = self._records.get(key(one)), state(one)
+        record, now = self._records.get(one.key), state(one)
         if record is None or not now or any(record[name] != value for name, value in now.items()):
             return None
         return record
 
-    def check(self, claims: Mapping[str, str]) -> None:
-        """Refuse to replace what is not this command's, or another picture's.
-
-        Args:
-            claims: names of files beside the journal, each with the key of the input whose answer it is to have.
+    def check(self, claims: Claims) -> None:
+        """Refuse to replace what is not this command's, or is also about other pictures.
 
         Raises:
             JournalError: there is such a file.
         """
-        for name, owner in claims.items():
+        for name, about in claims.items():
             path = self._path.parent / name
-            if self._claims.get(name) != owner and path.exists():
-                whose = f"the output of {self._claims[name]}" if name in self._claims else "no output of this command"
-                raise JournalError(f"{path} is there, and is {whose}; write somewhere else, or replace it with --force")
+            if not path.exists():
+                continue
+            if name not in self._claims:
+                raise JournalError(
+                    f"{path} is there, and is no output of this command; "
+                    "write somewhere else, or replace it with --force"
+                )
+            if others := sorted(set(self._claims[name]).difference(about)):
+                more = f" and {len(others) - 1} more pictures" if others[1:] else ""
+                raise JournalError(
+                    f"{path} is about {others[0]}{more}, which this command does not name; "
+                    "write somewhere else, or let go of that with --force"
+                )
 
-    def begin(self, question: Mapping[str, Any], claims: Mapping[str, str], *, anew: bool) -> None:
+    def begin(self, question: Mapping[str, Any], claims: Claims, *, again: Collection[str]) -> None:
         """Note what is asked, and which files will be written; on disk when this returns.
 
         Args:
             question: all that the answers depend on, as JSON has it.
-            claims: as for `check`; the record of another input that had one of these files is forgotten.
-            anew: whether to forget what is finished.
+            claims: records of other pictures that had one of these files are forgotten.
+            again: keys of finished pictures that are to be forgotten; with some, the question may be another one.
 
         Raises:
-            JournalError: there are answers to another question, and not `anew`.
+            JournalError: there are answers to another question, and none are to be forgotten.
         """
         question = json.loads(json.dumps(question))  # so that a tuple equals the list that was written
-        if question != self._question and self._records and not anew:
-            asked = self._question or {}
+        asked = self._question or {}
+        if question != asked and self._records and not again:
             named = sorted(name for name in {*asked, *question} if asked.get(name) != question.get(name))
             raise JournalError(
                 f"{self._path}: what is there was asked for with other {', '.join(named)}; "
                 "write somewhere else, or do all of it again with --again"
             )
-        if question != self._question or anew:
-            self._records.clear()
-            self._file.truncate(0)
-            self._write({_FORMAT: 1, "question": question}, *([{_CLAIMS: self._claims}] if self._claims else []))
-        if new := {name: owner for name, owner in claims.items() if self._claims.get(name) != owner}:
+        self._file.truncate(self._whole_bytes)
+        if question != asked:
+            self._write({_FORMAT: 1, "question": question})
+        elif again:
+            self._write({_AGAIN: list(again)})
+        if new := {name: list(about) for name, about in claims.items() if self._claims.get(name) != list(about)}:
             self._write({_CLAIMS: new})
-            self._take({_CLAIMS: new})
 
     def add(self, one: Input, state: Mapping[str, Any], **members: Any) -> None:
         """Note that a picture is done; on disk when this returns.
@@ -120,42 +130,45 @@ class Journal:
             state: what `state` said before it was sent, so that one that changes meanwhile is done again.
             members: of the record.
         """
-        record = {"input": key(one), **state, **members}
-        self._write(record)
-        self._take(record)
+        self._write({"input": one.key, **state, **members})
 
-    def _read(self) -> None:
+    def _read(self) -> int:
+        """Take all whole lines; how many bytes they have."""
         self._file.seek(0)
         content = self._file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            self._file.truncate(whole)
-        lines = content[:whole].splitlines()
-        if not lines:
-            return
+        whole, beginning = content.rfind(b"\n") + 1, content[: len(_BEGINNING)]
         try:
-            head, *others = (json.loads(line) for line in lines)
-            if head[_FORMAT] != 1:
-                raise ValueError(head[_FORMAT])
-            self._question = dict(head["question"])
-            for line in others:
-                self._take(line)
+            if not _BEGINNING.startswith(beginning):
+                raise ValueError(beginning)
+            for line in content[:whole].splitlines():
+                self._take(json.loads(line))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise JournalError(f"{self._path} is no journal of this command") from error
+        return whole
 
-    def _take(self, line: dict[str, Any]) -> None:
-        if _CLAIMS in line:
-            lost = {name for name, owner in line[_CLAIMS].items() if self._claims.get(name, owner) != owner}
+    def _take(self, line: Mapping[str, Any]) -> None:
+        if _FORMAT in line:
+            if line[_FORMAT] != 1:
+                raise ValueError(line[_FORMAT])
+            self._question = dict(line["question"])
+            self._records.clear()
+        elif _AGAIN in line:
+            for one in line[_AGAIN]:
+                self._records.pop(one, None)
+        elif _CLAIMS in line:
+            taken = {
+                name for name, about in line[_CLAIMS].items() if set(self._claims.get(name, about)).difference(about)
+            }
             self._claims.update(line[_CLAIMS])
-            if lost:
-                self._records = {one: record for one, record in self._records.items() if record["output"] not in lost}
+            self._records = {one: record for one, record in self._records.items() if record.get("output") not in taken}
         else:
-            self._records[line["input"]] = line
+            self._records[line["input"]] = dict(line)
 
-    def _write(self, *lines: Mapping[str, Any]) -> None:
-        self._file.write(b"".join(json.dumps(line, ensure_ascii=True).encode() + b"\n" for line in lines))
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line, ensure_ascii=True).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._take(line)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -171,11 +184,6 @@ def write_whole(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-
-
-def key(one: Input) -> str:
-    """What a picture is called in journals."""
-    return os.fsdecode(one.path.resolve())
 
 
 def state(one: Input) -> Mapping[str, Any]:

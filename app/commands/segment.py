@@ -11,6 +11,7 @@ import argparse
 import queue
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from app.client import BatchItem, Client, SegGptError, SegmentOptions
+from app.client import BatchItem, Client, SegGptError, SegmentOptions, UnreachableError
 from app.commands import asking, connection
 from app.commands.destinations import CocoFile, Folder, Job
 from app.commands.inputs import InputsError, check_overwrites, find, output_names
@@ -32,6 +33,8 @@ _WRONG_USAGE: Final = 2
 _CALLS: Final = 2
 _IMAGES_PER_CALL: Final = 32
 _SLOW_TO_SHOW_S: Final = 5.0
+_LONGEST_START_S: Final = 900
+_POLL_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +76,16 @@ def run(options: argparse.Namespace) -> int:
         destination = CocoFile(options.coco) if options.coco is not None else Folder(options.out, options.format)
         inputs = find(options.images, options.out)
         outputs = output_names(inputs, destination.suffix)
-        examples = map(Path, (*options.prompt_image, *options.prompt_mask))
-        check_overwrites([*(one.path for one in inputs), *examples], destination.files(outputs))
+        check_overwrites(inputs, (*options.prompt_image, *options.prompt_mask), destination.files(outputs))
     except (ValueError, InputsError) as error:
         return _say(error, _WRONG_USAGE)
     jobs = [Job(one, output, state(one)) for one, output in zip(inputs, outputs, strict=True)]
     with Interrupts() as interrupts:
+        run = _Run(options, destination, jobs, interrupts)
         try:
-            return _Run(options, destination, jobs, interrupts).run()
+            return run.run()
         except KeyboardInterrupt:
-            same = "without --again, the same command" if options.again else "the same command"
+            same = "without --again, the same command" if options.again and run.is_begun else "the same command"
             return _say(f"interrupted; {same} goes on from here", STATUS)
         except (JournalError, ValueError) as error:  # the latter is the client's, of a prompt that cannot be one
             return _say(error, _WRONG_USAGE)
@@ -102,6 +105,8 @@ class _Run:
         self._destination = destination
         self._jobs = jobs
         self._interrupts = interrupts
+        #: Whether what was finished before is forgotten, where that was asked for.
+        self.is_begun = False
 
     def run(self) -> int:
         options, destination = self._options, self._destination
@@ -112,9 +117,12 @@ class _Run:
                 asked["output"] = options.format or asking.default_output(asked, client)
             question = {**asking.question(asked), "answers": destination.kind, "models": _models(client)}
             journal = stack.enter_context(Journal(destination.journal))
+            claims = destination.claims(self._jobs)
             if not options.force:
-                destination.check(self._jobs, journal)
-            journal.begin(question, destination.claims(self._jobs), anew=options.again)
+                journal.check(claims)
+            with self._interrupts.undisturbed():
+                journal.begin(question, claims, again=[job.input.key for job in self._jobs] if options.again else ())
+                self.is_begun = True
             left = [job for job in self._jobs if not destination.is_done(job, journal)]
             failed = self._work(client, journal, left, asked)
             with self._interrupts.undisturbed():
@@ -186,11 +194,21 @@ class _Run:
 
 
 def _models(client: Client) -> Sequence[Any]:
-    """What else answers depend on: the same address, or the same folder, may have other weights tomorrow."""
-    return [
-        [model.fingerprint, sorted({worker.dtype for worker in model.workers if worker.dtype is not None})]
-        for model in client.models()
-    ]
+    """What else answers depend on: the same address, or the same folder, may have other weights tomorrow.
+
+    Raises:
+        SegGptError: the service cannot be asked, or does not come to know.
+    """
+    end = time.monotonic() + _LONGEST_START_S
+    while time.monotonic() < end:
+        models = [
+            [model.fingerprint, sorted({worker.dtype for worker in model.workers if worker.dtype is not None})]
+            for model in client.models()
+        ]
+        if models and all(precisions for _, precisions in models):
+            return models
+        time.sleep(_POLL_S)
+    raise UnreachableError(f"the service has not loaded its checkpoint within {_LONGEST_START_S} seconds")
 
 
 def _reason(error: SegGptError) -> str:

@@ -61,11 +61,11 @@ class RunningServer:
         self.log = log
         self.client = httpx.Client(base_url=url, timeout=120)
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, probe: str = "ready") -> None:
         """The test's own timeout is the limit."""
         while self.process.poll() is None:
             try:
-                if self.client.get("/health/ready").status_code == 200:
+                if self.client.get(f"/health/{probe}").status_code == 200:
                     return
             except httpx.TransportError:
                 pass

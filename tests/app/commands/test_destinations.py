@@ -12,7 +12,7 @@ from PIL import Image
 
 from model.checkpoint import load, resolve, save
 from tests.app.commands.command_line import JOURNAL, expected, files, many, own, records, seggpt, start, wait_for_lines
-from tests.app.conftest import RunningServer, picture
+from tests.app.conftest import RunningServer, picture, running_server
 
 
 def test_files_of_others_are_replaced_only_by_force(at: list[str], pictures: Path, tmp_path: Path) -> None:
@@ -50,12 +50,12 @@ def test_two_folders_with_the_same_names_do_not_share_outputs(
     first, second = (tmp_path / name / "a.png" for name in ("first", "second"))
     seggpt("segment", first.parent, "--out", out, *at)
     _, error = seggpt("segment", second.parent, "--out", out, *at, status=2)
-    assert f"is the output of {first}" in error
+    assert f"is about {first}, which this command does not name" in error
     assert (out / "a.png").read_bytes() == expected(server.url, shown, first)
     seggpt("segment", second.parent, "--out", out, "--force", *at)
     assert (out / "a.png").read_bytes() == expected(server.url, shown, second)
     _, error = seggpt("segment", first.parent, "--out", out, *at, status=2)
-    assert f"is the output of {second}" in error
+    assert f"is about {second}, which" in error
     seggpt("segment", first.parent, "--out", out, "--force", *at)
     assert (out / "a.png").read_bytes() == expected(server.url, shown, first)
 
@@ -68,12 +68,62 @@ def test_a_coco_file_loses_no_pictures_unless_forced(
     seggpt("segment", pictures, "--coco", file, *at)
     before = file.read_bytes()
     _, error = seggpt("segment", pictures / "deep", "--coco", file, *words, *at, status=2)
-    assert f"3 more pictures ({pictures / 'a.png'})" in error
-    assert file.read_bytes() == before
+    assert f"is about {pictures / 'a.png'} and 2 more pictures, which" in error
     (pictures / "a.png").unlink()
-    seggpt("segment", pictures, "--coco", file, *words, *at)
-    seggpt("segment", pictures / "deep", "--coco", file, "--force", *words, *at)
-    assert len(json.loads(file.read_bytes())["images"]) == 3
+    _, error = seggpt("segment", pictures, "--coco", file, *words, *at, status=2)
+    assert f"is about {pictures / 'a.png'}, which" in error
+    assert file.read_bytes() == before
+    for force in (["--force"], []):
+        seggpt("segment", pictures / "deep", "--coco", file, *force, *words, *at)
+        assert len(json.loads(file.read_bytes())["images"]) == 3
+
+
+def test_a_coco_file_loses_no_pictures_after_an_again_that_was_killed(at: list[str], tmp_path: Path) -> None:
+    file, pictures = tmp_path / "all.json", many(tmp_path / "in", 20)
+    seggpt("segment", pictures, "--coco", file, *at)
+    process = start("segment", pictures, "--coco", file, "--again", "--images-per-call", "1", *at)
+    while b'"again"' not in (tmp_path / "all.json.journal").read_bytes():
+        assert process.poll() is None
+    process.kill()
+    process.communicate(timeout=60)
+    _, error = seggpt("segment", pictures / "0000.jpg", "--coco", file, *at, status=2)
+    assert "and 18 more pictures" in error
+    assert len(json.loads(file.read_bytes())["images"]) == 20
+
+
+@pytest.mark.parametrize("content", [b"notes without an end", b"line one\nline two", b'{"seggpt-journal": 2}\nx'])
+def test_a_file_that_is_no_journal_stays_as_it_is(
+    at: list[str], pictures: Path, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "all.json.journal").write_bytes(content)
+    _, error = seggpt("segment", pictures, "--coco", tmp_path / "all.json", "--force", *at, status=2)
+    assert "is no journal of this command" in error
+    assert (tmp_path / "all.json.journal").read_bytes() == content
+
+
+def test_again_is_about_the_pictures_that_are_named(at: list[str], pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    seggpt("segment", pictures, "--out", out, *at)
+    before = {name: (out / name).stat().st_mtime_ns for name in files(out)}
+    seggpt("segment", pictures / "a.png", "--out", out, "--again", *at)
+    seggpt("segment", pictures, "--out", out, *at)
+    assert {name for name in files(out) if (out / name).stat().st_mtime_ns != before[name]} == {"a.png"}
+
+
+def test_a_refused_run_leaves_no_journal(at: list[str], pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_bytes(b"drawn by hand")
+    seggpt("segment", pictures, "--out", tmp_path / "out", *at, status=2)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_a_service_that_only_starts_is_asked_for_its_weights_until_it_knows_them(
+    shown: list[str], pictures: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    with running_server(tmp_path / "log", checkpoint=tiny_folder, devices="cpu") as server:
+        server.wait_until_ready("live")
+        for _ in range(2):
+            seggpt("segment", pictures / "a.png", "--out", tmp_path / "out", *shown, "--url", server.url)
 
 
 def test_what_cannot_be_written_to_is_said_at_once(pictures: Path, shown: list[str], tmp_path: Path) -> None:
