@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _check_writable(parser: argparse.ArgumentParser, path: Path) -> None:
     """Before the evaluation, which takes long."""
-    is_new = not path.exists()
+    is_new = not os.path.lexists(path)  # a link to nowhere is there
     try:
         path.open("a").close()
     except OSError as error:

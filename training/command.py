@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -70,9 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _train_all(order)
     except KeyboardInterrupt:
-        parser.exit(stop.status, f"{parser.prog}: interrupted within a step\n")
+        parser.exit(128 + signal.SIGINT, f"{parser.prog}: interrupted within a step\n")
     if stop.is_asked:
-        parser.exit(stop.status, f"{parser.prog}: interrupted; --resume goes on with {snapshot}\n")
+        what_next = f"--resume goes on with {snapshot}" if snapshot.is_file() else "nothing was learnt"
+        parser.exit(stop.status, f"{parser.prog}: interrupted; {what_next}\n")
     print(f"the run is finished; python -m training.export {snapshot} makes a checkpoint of it", file=sys.stderr)
 
 
@@ -81,9 +83,15 @@ def _train_all(order: _Order) -> None:
         _train(0, order, None)
         return
     with order.stop, tempfile.TemporaryDirectory() as folder:
-        meeting = f"file://{folder}/meeting"
+        arguments = (order, f"file://{folder}/meeting")
+        # Ctrl-C is for all of them: until they listen this one alone hears it.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        started = start_processes(_train, arguments, order.given.processes, join=False, start_method="spawn")
+        signal.signal(signal.SIGINT, before)
+        assert started is not None
         try:
-            start_processes(_train, (order, meeting), nprocs=order.given.processes, start_method="spawn")
+            while not started.join():
+                pass
         except ProcessExitedException as error:
             if error.exit_code != _WRONG_USAGE:
                 raise

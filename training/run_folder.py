@@ -16,7 +16,7 @@ class RunFolder:
     """A run's folder."""
 
     def __init__(self, folder: Path, existing: Existing = "refuse") -> None:
-        """Make the folder if it is not there; a run that is to be replaced stays until `begin`.
+        """Make the folder if it is not there; a run that is to be replaced stays until the first `keep`.
 
         Raises:
             FileExistsError: it holds a run, which is neither to be resumed nor to be replaced; or it is a file.
@@ -38,11 +38,13 @@ class RunFolder:
         """
         return Snapshot.load(self.snapshot) if self._existing == "resume" else None
 
-    def begin(self) -> None:
-        """Remove the run that is replaced."""
+    def keep(self, snapshot: Snapshot) -> None:
+        """Write a snapshot; the first one removes the run that is replaced."""
         if self._existing == "replace":
-            for path in (self.snapshot, self._log, *self._folder.glob("samples_*.png")):
+            for path in (self._log, *self._folder.glob("samples_*.png")):
                 path.unlink(missing_ok=True)
+            self._existing = "resume"
+        snapshot.save(self.snapshot)
 
     def samples(self, pairs: int) -> Path:
         """Where the sample pictures of this moment belong."""

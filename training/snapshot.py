@@ -48,7 +48,7 @@ class Snapshot:
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True) if is_whole else {}
             return cls(**{**stored, "config": SegGptConfig.from_dict(stored["config"])})
-        except (RuntimeError, UnpicklingError, KeyError, TypeError) as error:
+        except (RuntimeError, UnpicklingError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no snapshot of a run, or is damaged") from error
 
     def save(self, path: Path) -> None:

@@ -255,21 +255,32 @@ def load_folder(folder: Path, size: int = PHOTO_SIZE, *, held_out: bool | None =
         raise FileNotFoundError(f"no <category>/images/<name>.* with <category>/masks/<name>.png in {folder}")
     if held_out is not None:
         names = [(categories[value - 1], path.stem) for path, _, value in found]
-        kept = held_out_among(names)
+        shares = _each(lambda pair: _area(pair[1], size).mean(), found)
+        # Others cannot be asked for.
+        kept = held_out_among(
+            name for name, share in zip(names, shares, strict=True) if MIN_REGION <= share <= MAX_REGION
+        )
         if not kept:
-            raise ValueError(f"too few pictures to hold any out: no category in {folder} has two")
+            raise ValueError(
+                f"too few pictures to hold any out: no category in {folder} has two "
+                f"whose masks cover {MIN_REGION:.0%} to {MAX_REGION:.0%} of them"
+            )
         found = [pair for pair, name in zip(found, names, strict=True) if (name in kept) is held_out]
 
     def read(pair: tuple[Path, Path, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         path, mask, value = pair
-        with Image.open(path) as image, Image.open(mask) as area:
+        with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
-            hit = np.asarray(area.convert("L").resize((size, size), Image.Resampling.NEAREST)) > 127
-        return pixels, hit.astype(np.uint8) * value
+        return pixels, _area(mask, size).astype(np.uint8) * value
 
     pixels, labels = zip(*_each(read, found), strict=True)
     kinds = _load_kinds(folder.parent, [path for path, _, _ in found], size)
     return tabulate(_planes(pixels), torch.from_numpy(np.stack(labels)), len(categories), kinds)
+
+
+def _area(mask: Path, size: int) -> NDArray[np.bool_]:
+    with Image.open(mask) as image:
+        return np.asarray(image.convert("L").resize((size, size), Image.Resampling.NEAREST)) > 127
 
 
 def load_photos(folder: Path) -> Photos:

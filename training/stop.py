@@ -30,6 +30,10 @@ class Stop:
         """What a process exits with that the signal ended."""
         return 128 + int(self._number.value)
 
+    def forget(self) -> None:
+        """The run has come to its end by itself."""
+        self._number.value = 0
+
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._handle)

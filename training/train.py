@@ -242,8 +242,7 @@ class Run:
         What was learnt is kept at every report, every few minutes, and when the run stops.
         """
         begun, before, pairs_before = time.monotonic(), self.seconds, self.pairs
-        if self.rank == 0:
-            self.folder.begin()
+        self.is_stopping = self._is_stop_asked()
         losses: list[Tensor] = []
         while self.progress < 1 and not self.is_stopping:
             self._enter(self.recipe.stage(self.progress))
@@ -259,6 +258,15 @@ class Run:
                 losses.clear()
             elif self.is_stopping or self.seconds - self.kept_at >= 60 * self.recipe.snapshot_minutes:
                 self.keep()
+        if self.progress >= 1:
+            self.stop.forget()
+
+    def _is_stop_asked(self) -> bool:
+        """Whether any process is to stop."""
+        asked = torch.tensor(float(self.stop.is_asked), device=self.device)
+        if self.processes > 1:
+            distributed.all_reduce(asked)
+        return asked.item() > 0
 
     def _enter(self, stage: Stage) -> None:
         if stage is not self.stage:
@@ -293,7 +301,7 @@ class Run:
     def keep(self) -> Snapshot:
         """Write a snapshot."""
         snapshot = self.snapshot()
-        snapshot.save(self.folder.snapshot)
+        self.folder.keep(snapshot)
         self.kept_at = self.seconds
         return snapshot
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,24 @@ def test_an_interrupted_run_keeps_what_it_learnt_and_goes_on(
     assert 0 < seen[0] < seen[1]
 
 
+def test_ctrl_c_while_processes_start_ends_the_run_cleanly(words: list[str]) -> None:
+    command = [sys.executable, "-m", "training", *words, "--pairs", "1000000000", "--processes", "2", "--threads", "1"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while len(workers_of(process.pid)) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.3)  # until the first process listens again; the others have torch to import
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+
+
+def workers_of(pid: int) -> list[int]:
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 def test_the_first_signal_asks_and_the_second_ends_at_once() -> None:
     with Stop() as stop:
         signal.raise_signal(signal.SIGINT)
@@ -173,7 +193,7 @@ def interrupted(words: list[str], number: signal.Signals) -> subprocess.Complete
         (["--data", "nowhere"], "there is no folder nowhere"),
         (["--data", "docs"], "no <category>/images/<name>.* with <category>/masks/<name>.png in docs"),
         (["--start", "no/where.pth"], "no/where.pth: no such file or folder, nor a hub id"),
-        (["--device", "tpu"], "got 'tpu'; this machine has cpu"),
+        (["--device", "tpu"], "got 'tpu'; this machine has"),
         (["--minutes", "0"], "minutes is 0.0; it must be above 0"),
         (["--report-every", "-1"], "report_every is -1; it must be above 0"),
         (["--batch", "0"], "got '0'; it must be a whole number of at least 1"),

@@ -89,6 +89,17 @@ def test_a_tenth_of_a_folder_is_held_out_and_at_least_one_picture(tmp_path: Path
     assert 0.05 * count < len(held_out) < max(2, 0.15 * count)
 
 
+def test_no_picture_is_held_out_whose_thing_is_too_small_to_be_asked_for(tmp_path: Path) -> None:
+    grey_pictures(tmp_path, {"leaf": 20})
+    small = [index for index in range(20) if is_held_out(f"leaf/{index}")] or [0]
+    for index in small:
+        Image.new("L", (32, 32)).save(tmp_path / "leaf" / "masks" / f"{index}.png")
+    greys = {60 + index for index in small}
+    held_out = load_folder(tmp_path, 32, held_out=True).pixels
+    assert len(held_out) > 0
+    assert not greys & set(held_out.flatten(1).median(1).values.tolist())
+
+
 def test_of_single_pictures_none_can_be_held_out(tmp_path: Path) -> None:
     grey_pictures(tmp_path, {"leaf": 1, "stone": 1})
     with pytest.raises(ValueError, match=r"too few pictures to hold any out: no category .* has two"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from training.muon import orthogonal
 from training.painting import answer, hidden_patches, loss_of_answers, loss_of_hidden
 from training.recipe import BUNDLED, OVERLAP, Recipe, Stage, bundled_config, fine_tuning
 from training.run_folder import Existing, RunFolder
-from training.scenes import SceneMaker
+from training.scenes import SceneMaker, Scenes
 from training.snapshot import Snapshot, follow
 from training.train import Run
 
@@ -211,6 +212,30 @@ def test_an_interrupted_run_goes_on_where_it_was(data: Path, tmp_path: Path) -> 
         assert torch.equal(weight, again.network.state_dict()[name]), name
     again.train()
     assert Snapshot.load(tmp_path / "snapshot.pt").pairs == 64
+
+
+def test_a_run_that_is_stopped_in_its_last_report_is_finished(data: Path, tmp_path: Path) -> None:
+    class Interrupting(SceneMaker):
+        def batch(self, count: int, size: int) -> Scenes:
+            signal.raise_signal(signal.SIGTERM)
+            return super().batch(count, size)
+
+    run = tiny_run(data, tmp_path, replace(RECIPE, report_every=1000))
+    run.judge.__class__ = Interrupting
+    with run.stop as stop:
+        run.train()
+    assert not stop.is_asked
+    assert Snapshot.load(tmp_path / "snapshot.pt").pairs == 64
+
+
+def test_a_run_that_is_stopped_before_its_first_step_replaces_nothing(data: Path, tmp_path: Path) -> None:
+    tiny_run(data, tmp_path, replace(RECIPE, pairs=8)).train()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    run = tiny_run(data, tmp_path, existing="replace")
+    with run.stop:
+        signal.raise_signal(signal.SIGTERM)
+        run.train()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_run_interrupted_at_a_stages_end_goes_on_in_the_next(data: Path, tmp_path: Path) -> None:
