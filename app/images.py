@@ -302,7 +302,7 @@ def _grey_bits(image: Image.Image, data: bytes) -> int:
     if image.format == "PNG":
         return data[_PNG_DEPTH]
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return bits_of(image)
+        return bits_of(image.tag_v2)
     return 8
 
 

@@ -35,7 +35,7 @@ def check_kind(image: TiffImageFile, field: str) -> None:
         UnsupportedImageType: planes of 16 bits that are not compressed; floats whose white is zero.
     """
     tags = image.tag_v2
-    bits = bits_of(image)
+    bits = bits_of(tags)
     if tags.get(PLANAR_CONFIGURATION) == _SEPARATE_PLANES and image.info["compression"] == "raw" and bits > 8:
         raise UnsupportedImageType(
             f"got an uncompressed TIFF of {bits} bits with each channel in a plane of its own; "
@@ -67,9 +67,9 @@ def as_meant(image: TiffImageFile, field: str) -> Image.Image:
     return image
 
 
-def bits_of(image: TiffImageFile) -> int:
+def bits_of(tags: ImageFileDirectory_v2) -> int:
     """How many bits a channel has in the file, at most."""
-    return _bits(image.tag_v2)
+    return int(max(tags.get(BITSPERSAMPLE, (1,))))
 
 
 def kind_of(data: bytes) -> str | None:
@@ -89,14 +89,10 @@ def kind_of(data: bytes) -> str | None:
         return None
     order = "big" if data.startswith(b"MM") else "little"
     return (
-        f"a {order}-endian TIFF of {_bits(tags)}-bit {_KINDS.get(kind, 'samples')}, {samples} a pixel "
+        f"a {order}-endian TIFF of {bits_of(tags)}-bit {_KINDS.get(kind, 'samples')}, {samples} a pixel "
         f"(photometric interpretation {photometric}, compression {compression})"
     )
 
 
 def _extrema(image: Image.Image) -> tuple[int, int]:
     return cast(tuple[int, int], image.getextrema())
-
-
-def _bits(tags: ImageFileDirectory_v2) -> int:
-    return int(max(tags.get(BITSPERSAMPLE, (1,))))

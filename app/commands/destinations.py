@@ -49,12 +49,8 @@ class Folder:
         self.suffix = ".json" if self.is_json else ".png"
         self.journal = path / _JOURNAL
 
-    def files(self, outputs: Sequence[PurePosixPath]) -> list[Path]:
-        """What outputs of these names are written to."""
-        return [self._path / output for output in outputs]
-
     def claims(self, jobs: Sequence[Job]) -> Claims:
-        """Which files will be written, for the journal: an output about each picture."""
+        """Which files will be written beside the journal: an output about each picture."""
         return {str(job.output): [job.input.key] for job in jobs}
 
     def is_done(self, job: Job, journal: Journal) -> bool:
@@ -92,13 +88,8 @@ class CocoFile:
         self._path = path
         self.journal = path.with_name(path.name + _COCO_JOURNAL)
 
-    def files(self, outputs: Sequence[PurePosixPath]) -> list[Path]:
-        """The file."""
-        del outputs
-        return [self._path]
-
     def claims(self, jobs: Sequence[Job]) -> Claims:
-        """Which files will be written, for the journal: one about all pictures."""
+        """Which files will be written beside the journal: one about all pictures."""
         return {self._path.name: [job.input.key for job in jobs]}
 
     def is_done(self, job: Job, journal: Journal) -> bool:

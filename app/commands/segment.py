@@ -26,7 +26,7 @@ from app.commands import asking, connection
 from app.commands.destinations import CocoFile, Folder, Job
 from app.commands.inputs import InputsError, check_overwrites, find, output_names
 from app.commands.interrupts import STATUS, Interrupts
-from app.commands.journal import Journal, JournalError, state
+from app.commands.journal import Claims, Journal, JournalError, state
 
 _FAILED: Final = 1
 _WRONG_USAGE: Final = 2
@@ -76,12 +76,14 @@ def run(options: argparse.Namespace) -> int:
         destination = CocoFile(options.coco) if options.coco is not None else Folder(options.out, options.format)
         inputs = find(options.images, options.out)
         outputs = output_names(inputs, destination.suffix)
-        check_overwrites(inputs, (*options.prompt_image, *options.prompt_mask), destination.files(outputs))
+        jobs = [Job(one, output, state(one)) for one, output in zip(inputs, outputs, strict=True)]
+        claims = destination.claims(jobs)
+        written = (destination.journal.parent / name for name in claims)
+        check_overwrites(inputs, (*options.prompt_image, *options.prompt_mask), written)
     except (ValueError, InputsError) as error:
         return _say(error, _WRONG_USAGE)
-    jobs = [Job(one, output, state(one)) for one, output in zip(inputs, outputs, strict=True)]
     with Interrupts() as interrupts:
-        run = _Run(options, destination, jobs, interrupts)
+        run = _Run(options, destination, jobs, claims, interrupts)
         try:
             return run.run()
         except KeyboardInterrupt:
@@ -99,11 +101,13 @@ class _Run:
         options: argparse.Namespace,
         destination: Folder | CocoFile,
         jobs: Sequence[Job],
+        claims: Claims,
         interrupts: Interrupts,
     ) -> None:
         self._options = options
         self._destination = destination
         self._jobs = jobs
+        self._claims = claims
         self._interrupts = interrupts
         #: Whether what was finished before is forgotten, where that was asked for.
         self.is_begun = False
@@ -117,11 +121,11 @@ class _Run:
                 asked["output"] = options.format or asking.default_output(asked, client)
             question = {**asking.question(asked), "answers": destination.kind, "models": _models(client)}
             journal = stack.enter_context(Journal(destination.journal))
-            claims = destination.claims(self._jobs)
             if not options.force:
-                journal.check(claims)
+                journal.check(self._claims)
             with self._interrupts.undisturbed():
-                journal.begin(question, claims, again=[job.input.key for job in self._jobs] if options.again else ())
+                again = [job.input.key for job in self._jobs] if options.again else ()
+                journal.begin(question, self._claims, again=again)
                 self.is_begun = True
             left = [job for job in self._jobs if not destination.is_done(job, journal)]
             failed = self._work(client, journal, left, asked)
