@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 import time
 from collections import deque
@@ -27,8 +28,8 @@ class Seen:
     """What clients saw in one run.
 
     Args:
-        seconds: from the first request to the last answer.
-        latencies_s: of the requests answered with 200; in an open loop from the moment at which each was due.
+        seconds: in an open loop from the first request to the last answer, in a closed one between two answers.
+        latencies_s: of the requests answered with 200 in that time; in an open loop from when each was due.
         refused: requests answered with 429 or 503.
         failures: the first bytes of every other answer.
     """
@@ -122,20 +123,33 @@ class Connection(asyncio.Protocol):
 
 
 async def closed_loop(host: str, port: int, request: Request, clients: int, seconds: float) -> Seen:
-    """Keep `clients` requests open for `seconds`; each client sends its next as soon as it has its answer."""
+    """Keep `clients` requests open; each client sends its next as soon as it has its answer.
+
+    Counted is what comes while all are busy: from the first answer after a settling time, a fifth of `seconds`, to the
+    first one `seconds` later. Before and after, a server has too little to do for full batches on all its workers.
+    """
     seen = Seen()
     numbers = itertools.count()
     connections = await asyncio.gather(*(Connection.open(host, port) for _ in range(clients)))
-    started = time.perf_counter()
+    settled = time.perf_counter() + seconds / 5
+    first, last = math.inf, 0.0
 
     async def client(connection: Connection) -> None:
-        while time.perf_counter() - started < seconds:
+        nonlocal first, last
+        while not last:
             sent = time.perf_counter()
             status, body = await connection.ask(request(next(numbers)))
-            seen.note(status, time.perf_counter() - sent, body)
+            now = time.perf_counter()
+            is_counted = first < now and not last
+            if is_counted or status != 200:
+                seen.note(status, now - sent, body)
+            if now >= settled and first == math.inf:
+                first = now
+            elif now >= settled + seconds:
+                last = last or now
 
     await asyncio.gather(*(client(connection) for connection in connections))
-    seen.seconds = time.perf_counter() - started
+    seen.seconds = last - first
     for connection in connections:
         connection.close()
     return seen
