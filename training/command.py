@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(_WRONG_USAGE, f"{parser.prog}: {error}\n")
     stop, snapshot = order.stop, order.folder.snapshot
     try:
-        _train_all(order)
+        with closing(order.folder):
+            _train_all(order)
     except KeyboardInterrupt:
         parser.exit(128 + signal.SIGINT, f"{parser.prog}: interrupted within a step\n")
     if stop.is_asked:

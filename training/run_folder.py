@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import os
+import weakref
+from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from training.snapshot import Snapshot
 
@@ -12,13 +16,41 @@ LOG_COLUMNS = ("pairs", "seconds", "size", "loss", "learning_rate", "held_out_io
 Existing = Literal["refuse", "resume", "replace"]  # what to do about a run that the folder holds
 
 
+class _Lock:
+    """A file that a run holds, with all processes that are started with this, until the last has let go or ended."""
+
+    def __init__(self, path: Path) -> None:
+        """Take it; the file is made if it is not there, and stays.
+
+        Raises:
+            BlockingIOError: another run holds it.
+        """
+        self._hold(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another run is at work in {path.parent}") from None
+
+    def _hold(self, file: int) -> None:
+        self._file = file
+        self.release = weakref.finalize(self, os.close, file)
+
+    def __getstate__(self) -> Any:
+        """A process that is started gets the open file itself: opened anew it would be another one's lock."""
+        return DupFd(self._file)
+
+    def __setstate__(self, handed: Any) -> None:
+        self._hold(handed.detach())
+
+
 class RunFolder:
-    """A run's folder."""
+    """A run's folder, held against other runs until it is closed or forgotten."""
 
     def __init__(self, folder: Path, existing: Existing = "refuse") -> None:
         """Make the folder if it is not there; a run that is to be replaced stays until the first `keep`.
 
         Raises:
+            BlockingIOError: another run is at work in it.
             FileExistsError: it holds a run, which is neither to be resumed nor to be replaced; or it is a file.
             FileNotFoundError: it holds no snapshot to resume.
         """
@@ -26,9 +58,15 @@ class RunFolder:
         self._folder, self._existing = folder, existing
         if existing == "resume" and not self.snapshot.is_file():
             raise FileNotFoundError(f"there is no {self.snapshot} to go on with")
-        if existing == "refuse" and (self.snapshot.exists() or self._log.exists()):
-            raise FileExistsError(f"{folder} holds a run; --resume goes on with it, --force replaces it")
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _Lock(folder / "lock")
+        if existing == "refuse" and (self.snapshot.exists() or self._log.exists()):
+            self.close()
+            raise FileExistsError(f"{folder} holds a run; --resume goes on with it, --force replaces it")
+
+    def close(self) -> None:
+        """Let other runs in, once the processes that this one was handed to have ended."""
+        self._lock.release()
 
     def resumed(self) -> Snapshot | None:
         """Where to go on; None begins a new run.

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -175,8 +176,35 @@ def test_a_killed_run_has_lost_minutes_at_most(words: list[str], tmp_path: Path)
     assert Snapshot.load(snapshot).pairs == kept + 4
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_folder_in_which_a_run_is_at_work_takes_no_second_one(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], processes: int
+) -> None:
+    main([*words, "--pairs", "2"])  # what a second run could go on with, or replace
+    endless = ["--pairs", "1000000000", "--report-every", "1000000000", "--processes", str(processes), "--threads", "1"]
+    with running([*words, "--resume", *endless]) as process:
+        for more in ([], ["--resume"], ["--force"]):
+            said = refused([*words, *more], capsys)
+            assert said == f"python -m training: another run is at work in {tmp_path / 'run'}"
+        process.kill()
+    said = ""
+    while "the run is finished" not in said:
+        with suppress(SystemExit):  # what the killed process had started ends after its step
+            main([*words, "--resume"])
+        said = capsys.readouterr().err
+
+
 def interrupted(words: list[str], number: signal.Signals) -> subprocess.CompletedProcess[str]:
     """A run in a process of its own that gets a signal when it has told of its progress."""
+    with running(words) as process:
+        process.send_signal(number)
+        _, said = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stderr=said)
+
+
+@contextmanager
+def running(words: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A run in a process of its own that has told of its progress."""
     command = [sys.executable, "-m", "training", *words]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -184,8 +212,7 @@ def interrupted(words: list[str], number: signal.Signals) -> subprocess.Complete
         while "pairs of" not in told:
             told += (line := process.stderr.readline())
             assert line, told
-        process.send_signal(number)
-        return subprocess.CompletedProcess(command, process.wait(), stderr=told + process.stderr.read())
+        yield process
 
 
 @pytest.mark.parametrize(

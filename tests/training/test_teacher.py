@@ -170,6 +170,7 @@ def test_a_run_that_goes_on_from_a_network_begins_with_the_best_linear_guesses(
         assert (guessed - right).norm() < 0.98 * (right - right.mean(0)).norm()
     step(run)
     run.report(1.0, 0.0)
+    run.folder.close()
     resumed = taught_run(tmp_path, start=network, existing="resume")
     assert resumed.lesson is not None
     for one, other in zip(run.lesson.guess.parameters(), resumed.lesson.guess.parameters(), strict=True):
@@ -183,6 +184,7 @@ def test_a_taught_run_is_repeatable_and_goes_on_where_it_was(taught_run: Callabl
             step(run)
         assert one.unlike == again.unlike
     one.report(1.0, 0.0)
+    one.folder.close()
     resumed = taught_run(tmp_path / "one", existing="resume")
     assert one.lesson is not None
     assert resumed.lesson is not None

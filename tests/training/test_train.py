@@ -206,6 +206,7 @@ def test_an_interrupted_run_goes_on_where_it_was(data: Path, tmp_path: Path) -> 
         run.gradients()
         run.step()
     run.report(1.0, 0.0)
+    run.folder.close()
     again = tiny_run(data, tmp_path, existing="resume")
     assert (again.pairs, again.steps, again.stage.size) == (40, 5, 48)
     for name, weight in run.network.state_dict().items():
@@ -245,6 +246,7 @@ def test_a_run_interrupted_at_a_stages_end_goes_on_in_the_next(data: Path, tmp_p
         run.step()
     run.report(1.0, 0.0)
     assert (run.stage.size, run.pairs) == (32, 32)
+    run.folder.close()
     again = tiny_run(data, tmp_path, existing="resume")
     assert again.stage.size == 48
     again.train()
