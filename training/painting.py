@@ -19,13 +19,31 @@ def normalised(pixels: Tensor, dtype: torch.dtype) -> Tensor:
     return normalise(pixels.movedim(1, -1), dtype).contiguous()
 
 
+def _shown(scenes: Scenes, dtype: torch.dtype, examples: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Input images, one for so many pairs, prompt images and prompt masks, normalised."""
+    pictures = scenes.image[::examples], scenes.prompt_image, scenes.prompt_mask
+    one, other, mask = (normalised(pixels, dtype) for pixels in pictures)
+    return one, other, mask
+
+
+def encode(
+    network: SegGptForImageSegmentation, scenes: Scenes, kind: str, examples: int = 1, hidden: Tensor | None = None
+) -> None:
+    """Only look: what `loss_of_hidden`, or without hidden patches `loss_of_answers`, encodes, with nothing painted."""
+    network.model(
+        *_shown(scenes, network.dtype, examples),
+        bool_masked_pos=hidden,
+        labels=None if hidden is None else normalised(scenes.mask, network.dtype),
+        embedding_type=kind,
+        group_sizes=[examples] * (len(scenes) // examples),
+        answer_only=hidden is None,
+    )
+
+
 def answer(network: SegGptForImageSegmentation, scenes: Scenes, kind: str = "instance", examples: int = 1) -> Tensor:
     """Paint the input halves: (scenes, 3, S, S) normalised; neighbouring pairs are one scene's `examples`."""
-    dtype = network.dtype
     output = network(
-        normalised(scenes.image[::examples], dtype),
-        normalised(scenes.prompt_image, dtype),
-        normalised(scenes.prompt_mask, dtype),
+        *_shown(scenes, network.dtype, examples),
         embedding_type=kind,
         group_sizes=[examples] * (len(scenes) // examples),
         answer_only=True,
@@ -54,18 +72,16 @@ def loss_of_hidden(
     """How wrong the painting of the `hidden_patches` is, anywhere on the canvas, seen among the others."""
     dtype, config = network.dtype, network.config
     rows, columns = config.grid
-    prompt_masks, masks = normalised(scenes.prompt_mask, dtype), normalised(scenes.mask, dtype)
+    shown, masks = _shown(scenes, dtype), normalised(scenes.mask, dtype)
     output = network(
-        normalised(scenes.image, dtype),
-        normalised(scenes.prompt_image, dtype),
-        prompt_masks,
+        *shown,
         bool_masked_pos=hidden,
         labels=masks,
         embedding_type=kind,
     )
     counted = hidden.view(-1, rows, columns)
     counted = counted.repeat_interleave(config.patch_size, 1).repeat_interleave(config.patch_size, 2)
-    wanted, labels = torch.cat([prompt_masks, masks], 2), torch.cat([scenes.prompt_labels, scenes.labels], 1)
+    wanted, labels = torch.cat([shown[2], masks], 2), torch.cat([scenes.prompt_labels, scenes.labels], 1)
     found = found_labels(output.pred_masks, scenes.colours)
     return painting_loss(output.pred_masks, wanted, labels, found, balance=balance, counted=counted)
 

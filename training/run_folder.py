@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import math
 import os
 import weakref
 from multiprocessing.reduction import DupFd
@@ -89,10 +90,19 @@ class RunFolder:
         return self._folder / f"samples_{pairs:09d}.png"
 
     def log(self, pairs: int, seconds: float, size: int, loss: float, rate: float, score: float) -> None:
-        """Add a line to the log; the values of LOG_COLUMNS."""
+        """Add a line to the log; the values of LOG_COLUMNS, a loss of NaN is left empty."""
         is_new = not self._log.exists()
         with self._log.open("a", newline="") as file:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(LOG_COLUMNS)
-            writer.writerow([pairs, f"{seconds:.0f}", size, f"{loss:.6f}", f"{rate:.6f}", f"{score:.4f}"])
+            writer.writerow(
+                [
+                    pairs,
+                    f"{seconds:.0f}",
+                    size,
+                    "" if math.isnan(loss) else f"{loss:.6f}",
+                    f"{rate:.6f}",
+                    f"{score:.4f}",
+                ]
+            )

@@ -22,13 +22,13 @@ from torch import Tensor, distributed, nn
 from model.config import SegGptConfig
 from model.inference import native_precision
 from model.seggpt import SegGptForImageSegmentation
-from training.batches import AHEAD, Ahead, Composer
+from training.batches import AHEAD, Ahead, Batch, Composer
 from training.draw import Dice
 from training.inherit import inherited
 from training.initialise import new_network, resized
 from training.loss import overlap
 from training.muon import Muon
-from training.painting import answer, found_area, loss_of_answers, loss_of_hidden
+from training.painting import answer, encode, found_area, loss_of_answers, loss_of_hidden
 from training.recipe import Recipe, Stage
 from training.run_folder import RunFolder
 from training.samples import save_samples
@@ -63,8 +63,8 @@ def _fast_precision(device: torch.device) -> torch.dtype:
 
 
 def _mean(losses: list[Tensor]) -> float:
-    """Of scalars, with one wait for all of them."""
-    return torch.stack(losses).mean().item()
+    """Of scalars that are numbers, with one wait for all of them; NaN if none is."""
+    return torch.stack(losses).nanmean().item()
 
 
 class Run:
@@ -180,16 +180,13 @@ class Run:
         return self.recipe.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(self.progress, 1.0)))
 
     def gradients(self) -> Tensor:
-        """Set the float32 weights' gradients from one batch per process; gives the loss.
+        """Set the float32 weights' gradients from one batch per process; gives the painting's loss, NaN without one.
 
         The loss is not waited for: a GPU is busy with it long after its launches.
         """
-        balance, batch = self.stage.balance, self.batches.next(self.stage)
+        batch = self.batches.next(self.stage)
         with listening(self.fast) as heard:
-            if batch.hidden is not None:
-                loss = loss_of_hidden(self.fast, batch.scenes, batch.kind, balance, batch.hidden)
-            else:
-                loss = loss_of_answers(self.fast, batch.scenes, batch.kind, balance, batch.examples)
+            loss = self._painted(batch)
         whole, every = loss, self.recipe.taught_every if self.stage.painted else 1
         if self.lesson is not None and self.steps % every == 0:
             unlike = self.lesson(batch.scenes, batch.examples, heard[0])
@@ -207,6 +204,15 @@ class Run:
         for parameter, gradient in zip(exact, gradients, strict=True):
             parameter.grad = gradient.float()
         return loss.detach()
+
+    def _painted(self, batch: Batch) -> Tensor:
+        """The painting's loss; of stages that do not paint NaN, and they only look."""
+        if not self.stage.painted:
+            encode(self.fast, batch.scenes, batch.kind, batch.examples, batch.hidden)
+            return torch.full((), math.nan, device=self.device)
+        if batch.hidden is not None:
+            return loss_of_hidden(self.fast, batch.scenes, batch.kind, self.stage.balance, batch.hidden)
+        return loss_of_answers(self.fast, batch.scenes, batch.kind, self.stage.balance, batch.examples)
 
     def _agreed(self, gradients: list[Tensor], loss: Tensor) -> tuple[list[Tensor], Tensor]:
         """The means over all processes; sets the clock to the first one's, and whether any of them is to stop."""
@@ -276,10 +282,9 @@ class Run:
     def _show(self, losses: list[Tensor], speed: float) -> None:
         if sys.stderr.isatty() or self.steps % 50 == 0:
             end = "\r" if sys.stderr.isatty() else "\n"
-            line = (
-                f"{self.progress:6.1%}  {self.pairs:>9,} pairs of {self.stage.size} px  {speed:6.1f}/s  "
-                f"loss {_mean(losses[-50:]):.4f}"
-            )
+            line = f"{self.progress:6.1%}  {self.pairs:>9,} pairs of {self.stage.size} px  {speed:6.1f}/s"
+            if self.stage.painted:
+                line += f"  loss {_mean(losses[-50:]):.4f}"
             if self.unlike is not None:
                 line += f"  teacher {self.unlike.item():.4f}"
             print(line, end=end, file=sys.stderr, flush=True)
@@ -307,11 +312,17 @@ class Run:
 
     @torch.inference_mode()
     def report(self, loss: float, rate: float) -> None:
-        """Judge the averaged weights on held-out scenes; write snapshot, log line and sample picture."""
+        """Judge the averaged weights on held-out scenes; write snapshot, log line and sample picture.
+
+        Args:
+            loss: of the painting; NaN where only the teacher was learnt from.
+            rate: the learning rate.
+        """
         scenes = self._judged()
         judged = self.keep().network().to(self.device, self.precision)
         found = found_area(answer(judged, scenes), scenes.colours)
         score = overlap(found, scenes.area).mean().item()
         save_samples(self.folder.samples(self.pairs), scenes[:16], found[:16])
         self.folder.log(self.pairs, self.seconds, self.stage.size, loss, rate, score)
-        print(f"{self.pairs:>9,} pairs  loss {loss:.4f}  held-out IoU {score:.3f}", file=sys.stderr, flush=True)
+        learnt = "" if math.isnan(loss) else f"  loss {loss:.4f}"
+        print(f"{self.pairs:>9,} pairs{learnt}  held-out IoU {score:.3f}", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,22 @@ def test_what_is_taught_is_learnt_by_the_encoder_itself(
     assert not torch.equal(first, early)
     of_decoder = [parameter.grad for parameter in run.network.decoder.parameters()]
     assert any(gradient is not None and bool(gradient.any()) for gradient in of_decoder) == painted
+
+
+def test_a_stage_that_does_not_paint_paints_nothing_and_logs_no_loss(
+    taught_run: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = (Stage(0.5, 32, 8, painted=False), Stage(1.0, 32, 8))
+    run = taught_run(tmp_path, stages=stages, report_every=2, masked=0.5)
+    painted = []
+    run.fast.decoder.register_forward_hook(lambda *_: painted.append(run.stage.painted))
+    run.train()
+    assert painted == [True] * 4
+    with (tmp_path / "log.csv").open(newline="") as file:
+        losses = [row["loss"] for row in csv.DictReader(file)]
+    assert losses[:2] == ["", ""]
+    assert all(float(loss) > 0 for loss in losses[2:])
+    assert "nan" not in capsys.readouterr().err
 
 
 def test_painted_steps_are_taught_now_and_then(taught_run: Callable[..., Run], tmp_path: Path) -> None:
