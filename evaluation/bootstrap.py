@@ -44,7 +44,7 @@ class Estimate:
         return Estimate.of(self.mean - other.mean, self.samples - other.samples)
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ({self.low:.3f}-{self.high:.3f})"
+        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
@@ -55,9 +55,9 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
     """
     if not estimates:
         raise ValueError("got no estimates; there must be at least one")
-    return Estimate.of(
-        float(np.mean([one.mean for one in estimates])), np.mean([one.samples for one in estimates], axis=0)
-    )
+    # All were resampled with the same seed: the same draws of each would go up and down together.
+    samples = [np.roll(one.samples, place) for place, one in enumerate(estimates)]
+    return Estimate.of(float(np.mean([one.mean for one in estimates])), np.mean(samples, axis=0))
 
 
 def resampled_sums(

@@ -66,6 +66,8 @@ def load_coco20i(
             pairs = read_list(lists, fold, range(fold + 1, CATEGORIES + 1, 4))
             pictures = _listed(root, annotations, masks, pairs)
         chosen = drawn(pictures, examples, episodes or EPISODES, seed + fold)
+        for picture in dict.fromkeys(one for episode in chosen for one in (episode.input, *episode.examples)):
+            picture.check()
         subsets.append(Subset(f"COCO-20i fold {fold}", chosen, fixed_categories=True))
     return subsets
 

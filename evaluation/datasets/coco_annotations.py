@@ -40,18 +40,26 @@ class Annotations:
                 yield image
 
     def area(self, image: int, category: int) -> Area:
-        """(H, W) bool: all that is annotated as the category."""
+        """(H, W) bool: all that is annotated as the category.
+
+        Raises:
+            DataError: nothing is.
+        """
+        if (image, category) not in self.shapes:
+            raise DataError(f"{self.path} has no category {category} in image {image}")
         return np.asarray(run_lengths.decode(self._merged(image, category)), dtype=np.bool_)
 
     def _merged(self, image: int, category: int) -> Any:
-        encoded: list[Any] = []
-        for shape in self.shapes.get((image, category), []):
+        height, width = self.sizes[image]
+        encoded: list[Any] = [run_lengths.encode(np.zeros((height, width), np.uint8, order="F"))]
+        for shape in self.shapes[image, category]:
             # A polygon's pieces give a list, an uncompressed run length one; compressed ones are as they should be.
-            is_compressed = isinstance(shape, dict) and not isinstance(shape["counts"], list)
-            one = shape if is_compressed else run_lengths.frPyObjects(shape, *self.sizes[image])
+            pieces = [piece for piece in shape if piece] if isinstance(shape, list) else shape
+            if not pieces:
+                continue  # nothing is marked
+            is_compressed = isinstance(pieces, dict) and not isinstance(pieces["counts"], list)
+            one = pieces if is_compressed else run_lengths.frPyObjects(pieces, height, width)
             encoded += one if isinstance(one, list) else [one]
-        if not encoded:
-            raise DataError(f"{self.path} has no category {category} in image {image}")
         return run_lengths.merge(encoded)
 
 

@@ -241,6 +241,35 @@ def test_coco_follows_a_list_with_masks_from_annotations_or_from_png_files(coco:
     assert np.array_equal(subset.episodes[0].question(1).area, box(*trees.SMALL))
 
 
+def _spoilt(coco: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of the tree to spoil, and its annotations."""
+    root = tmp_path / "COCO2014"
+    shutil.copytree(coco, root)
+    return root, root / "annotations" / "instances_val2014.json"
+
+
+def test_coco_pictures_that_will_be_asked_are_there_before_any_is(coco: Path, tmp_path: Path):
+    root, _ = _spoilt(coco, tmp_path)
+    gone = root / "val2014" / "COCO_val2014_000000001000.jpg"
+    gone.unlink()
+    with pytest.raises(DataError, match=rf"there is no {gone}"):
+        load_coco20i(root, folds=[0])
+    load_coco20i(root, folds=[1])
+
+
+def test_coco_annotations_without_a_shape_cover_nothing(coco: Path, tmp_path: Path):
+    root, file = _spoilt(coco, tmp_path)
+    content = json.loads(file.read_bytes())
+    number = trees.COCO_NUMBERS[0]
+    for image, shape in ((1000, []), (1000, [[]]), (1159, [])):  # beside others, and alone
+        content["annotations"].append({"image_id": image, "category_id": number, "iscrowd": 0, "segmentation": shape})
+    file.write_text(json.dumps(content))
+    [subset], [same] = (load_coco20i(one, folds=[0], episodes=40) for one in (root, coco))
+    assert names(subset) == names(same)
+    for ours, others in zip(subset.episodes, same.episodes, strict=True):
+        assert np.array_equal(ours.question(1).area, others.question(1).area)
+
+
 def test_a_tree_that_is_not_cocos_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match=r"there is no folder .*val2014; COCO 2014 holds"):
         load_coco20i(tmp_path, folds=[0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from evaluation.bootstrap import average, resampled_sums
+from evaluation.bootstrap import Estimate, average, resampled_sums
 from evaluation.metrics import (
     background_iou,
     class_mean,
@@ -144,3 +144,16 @@ def test_the_mean_of_folds_is_narrower_than_each():
     assert mean.high - mean.low < min(fold.high - fold.low for fold in folds)
     with pytest.raises(ValueError, match="got no estimates"):
         average([])
+
+
+def test_folds_are_resampled_independently():
+    values = np.random.default_rng(3).random(50).tolist()
+    alike = [class_mean(["cup"] * 50, values)] * 4  # with one and the same seed
+    mean = average(alike)
+    assert mean.high - mean.low == pytest.approx((alike[0].high - alike[0].low) / 2, rel=0.1)
+    gain = mean - average(alike)
+    assert (gain.low, gain.high) == (0, 0)
+
+
+def test_an_interval_with_negative_ends_can_be_read():
+    assert str(Estimate.of(-0.02, np.array([-0.03, -0.01]))) == "-0.020 (-0.029 to -0.011)"

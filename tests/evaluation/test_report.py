@@ -96,17 +96,17 @@ def test_the_table_has_a_row_for_each_line_and_metric(results: list[Result]):
         assert f" {name} " in rows[0]
     assert rows[2].startswith("| things | 1 | 2 | 7 | mIoU | ")
     miou = results[0].scores(NETWORK).miou
-    assert f" {miou.mean:.3f} ({miou.low:.3f}-{miou.high:.3f}) " in rows[2]
+    assert f" {miou.mean:.3f} ({miou.low:.3f} to {miou.high:.3f}) " in rows[2]
 
 
 def test_the_table_says_what_more_examples_gain_question_by_question(results: list[Result]):
     rows = markdown(lines_of(results)).splitlines()
     assert rows[0].endswith(" network over 1 example |")
-    assert rows[2].endswith(" 0.000 (0.000-0.000) |")
+    assert rows[2].endswith(" 0.000 (0.000 to 0.000) |")
     one, two = (result.scores(NETWORK).miou for result in results)
     gain = two - one
     assert rows[5].startswith("| things | 2 | 2 | 7 | mIoU | ")
-    assert rows[5].endswith(f" {gain.mean:.3f} ({gain.low:.3f}-{gain.high:.3f}) |")
+    assert rows[5].endswith(f" {gain.mean:.3f} ({gain.low:.3f} to {gain.high:.3f}) |")
     assert gain.mean == pytest.approx(two.mean - one.mean)
     assert "network over 1" not in markdown(lines_of(results[:1]))
 
