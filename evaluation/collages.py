@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from training.held_out import is_held_out
-from training.sources import emoji_kind
+from training.sprites import emoji_kind
 
 SIDE = 256
 LEAST, MOST = 0.25, 0.55  # of the side, that an emoji takes

@@ -25,8 +25,9 @@ from model.checkpoint import resolve
 from training.draw import Dice
 from training.mixtures import JUDGED
 from training.pasted import Pasted, Pasting
+from training.photos import CLASSES, Photos, load_clothing
 from training.scenes import OTHER, THING, Halves, SceneMaker
-from training.sources import CLASSES, Bank, Photos, load_clothing, load_emoji
+from training.sprites import Bank, load_emoji
 
 MIN_AREA = 0.02  # of the picture, of each of the two things
 NEARLY_EMPTY = 0.01

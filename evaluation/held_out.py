@@ -9,8 +9,9 @@ from evaluation.pairs import made_pairs, real_pairs
 from evaluation.questions import Subset
 from training.mixtures import JUDGED
 from training.pasted import Pasted
+from training.photos import CLASSES, PEOPLE, load_clothing
 from training.scenes import Source
-from training.sources import CLASSES, PEOPLE, Bank, load_clothing, load_emoji
+from training.sprites import Bank, load_emoji
 from training.windows import TwoPhotos
 
 

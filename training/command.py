@@ -21,6 +21,7 @@ from model.config import SegGptConfig
 from model.seggpt import SegGptForImageSegmentation
 from training.arguments import at_least_one, existing_folder, present_device
 from training.draw import Dice
+from training.folder import load_folder
 from training.mixtures import (
     HELD_OUT_SEED,
     bundled_mixture,
@@ -32,7 +33,6 @@ from training.mixtures import (
 from training.recipe import BUNDLED, BUNDLED_ON_GPU, SHORT, Recipe, bundled_config, fine_tuning, short_config
 from training.run_folder import RunFolder
 from training.scenes import SceneMaker
-from training.sources import load_folder
 from training.stop import Stop
 from training.teacher import SOURCE, teacher_is_there
 from training.train import Run

@@ -21,7 +21,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from training.arguments import existing_folder
-from training.sources import MAX_REGION, MIN_REGION, PHOTO_SIZE, kinds_path, read_photo
+from training.photos import MAX_REGION, MIN_REGION, PHOTO_SIZE, kinds_path, read_photo
 from training.teacher import SOURCE, Teacher
 
 PLACES = 24  # rows and columns in which the teacher looks at a photo

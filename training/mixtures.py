@@ -12,23 +12,11 @@ from pathlib import Path
 import torch
 
 from training.draw import Dice
+from training.folder import load_folder
 from training.pasted import Pasted, Pasting
+from training.photos import CLASSES, KINDS, PEOPLE, PHOTO_SIZE, Photos, cut_outs, load_clothing, load_photos
 from training.scenes import SceneMaker, Source
-from training.sources import (
-    CLASSES,
-    KINDS,
-    PEOPLE,
-    PHOTO_SIZE,
-    Bank,
-    Photos,
-    Sprites,
-    cut_outs,
-    load_clothing,
-    load_cut_outs,
-    load_emoji,
-    load_folder,
-    load_photos,
-)
+from training.sprites import Bank, Sprites, load_cut_outs, load_emoji
 from training.textures import landscapes
 from training.things import creatures, letters, shapes, turned
 from training.windows import HeldOutInput, SamePhoto, TwoPhotos

@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from training.arguments import existing_folder
-from training.sources import read_photo
+from training.photos import read_photo
 from training.teacher import SOURCE, Teacher
 
 LONGEST_SIDE = 192  # of the pictures that are kept, in pixels

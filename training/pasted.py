@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.draw import Dice, blurred, colour_change, placement, recolour, rows_of, view, window
 from training.scenes import OTHER, THING, Halves, neighbouring, same_input
-from training.sources import Bank
+from training.sprites import Bank
 from training.textures import landscapes, textures
 
 DISTRACTORS, COPIES = 3, 3

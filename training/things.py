@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from training.draw import Dice
-from training.sources import SPRITE_SIZE, Sprites
+from training.sprites import SPRITE_SIZE, Sprites
 from training.textures import blobs, smooth_noise, textures
 
 _CHUNK = 64  # pictures drawn at a time

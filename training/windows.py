@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from training.draw import Dice, view, window
+from training.photos import CLASSES, MAX_REGION, MIN_REGION, PEOPLE, Photos
 from training.scenes import Halves, neighbouring, same_input
-from training.sources import CLASSES, MAX_REGION, MIN_REGION, PEOPLE, Photos
 
 
 class SamePhoto:

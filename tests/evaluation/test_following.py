@@ -10,7 +10,8 @@ import pytest
 from evaluation.following import ABSENT, absent_things, follow, made_two_things, main, photo_two_things
 from evaluation.questions import Area, Question
 from tests.training.conftest import data  # noqa: F401  # a fixture
-from training.sources import Bank, Photos, load_clothing, load_emoji
+from training.photos import Photos, load_clothing
+from training.sprites import Bank, load_emoji
 
 
 @pytest.fixture

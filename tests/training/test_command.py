@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from model.checkpoint import BUNDLED, resolve
-from tests.training.test_train import TINY
+from tests.training.tiny import TINY
 from training.command import main
 from training.export import export
 from training.export import main as export_command

@@ -13,8 +13,9 @@ from PIL import Image
 from evaluation.metrics import intersection_over_union
 from training import kinds
 from training.draw import Dice
+from training.folder import load_folder
 from training.mixtures import Shares, bundled_mixture
-from training.sources import KINDS, kinds_path, load_folder, load_photos
+from training.photos import KINDS, kinds_path, load_photos
 from training.textures import landscapes
 from training.things import turned
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from evaluation.metrics import intersection_over_union
 from training import outlines
 from training.draw import Dice
-from training.sources import load_folder
+from training.folder import load_folder
 from training.textures import landscapes
 from training.things import turned
 

@@ -10,24 +10,14 @@ import torch
 from PIL import Image
 
 from training.draw import Dice, blurred, placement, view, window
+from training.folder import load_folder
 from training.held_out import is_held_out
 from training.mixtures import Shares, bundled_mixture, drawn_mixture, folder_mixture, held_out_maker
 from training.pasted import Pasted, Pasting
+from training.photos import CLASSES, COLOURS, cut_outs, load_clothing, load_photos
 from training.regions import colour_regions
 from training.scenes import OTHER, THING, Halves, SceneMaker, Scenes
-from training.sources import (
-    CLASSES,
-    COLOURS,
-    Bank,
-    Sprites,
-    cut_outs,
-    emoji_kind,
-    load_clothing,
-    load_cut_outs,
-    load_emoji,
-    load_folder,
-    load_photos,
-)
+from training.sprites import Bank, Sprites, emoji_kind, load_cut_outs, load_emoji
 from training.things import creatures, letters, shapes, turned
 from training.windows import TwoPhotos
 

@@ -1,28 +1,18 @@
-"""Loss, first weights, one run, export."""
+"""One run: its batches, its steps, its end."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import SegGptForImageSegmentation as Reference
 
-from model.checkpoint import load, resolve
-from model.config import SegGptConfig
+from tests.training.tiny import TINY
 from training.batches import Ahead, Composer
 from training.draw import Dice
-from training.export import export, mean
-from training.export import main as export_command
-from training.initialise import new_network, resized
-from training.loss import overlap, painting_loss
 from training.mixtures import bundled_mixture, held_out_maker
-from training.muon import orthogonal
 from training.painting import answer, hidden_patches, loss_of_answers, loss_of_hidden
 from training.recipe import BUNDLED, OVERLAP, Recipe, Stage, bundled_config, fine_tuning
 from training.run_folder import Existing, RunFolder
@@ -31,25 +21,6 @@ from training.snapshot import Snapshot, follow
 from training.train import Run
 
 CPU = torch.device("cpu")
-TINY = SegGptConfig(
-    hidden_size=32,
-    num_hidden_layers=4,
-    num_attention_heads=2,
-    image_size=(64, 32),
-    patch_size=8,
-    pretrain_image_size=64,
-    decoder_hidden_size=8,
-    merge_index=1,
-    intermediate_hidden_state_indices=(1, 2, 3),
-    drop_path_rate=0.0,
-    beta=0.5,
-)
-
-
-def tiny_config(size: int) -> SegGptConfig:
-    return replace(TINY, image_size=(2 * size, size))
-
-
 RECIPE = Recipe(
     stages=(Stage(0.5, 32, 8), Stage(1.0, 48, 8)), pairs=64, warm_up_steps=2, report_every=4, precision=torch.float32
 )
@@ -64,85 +35,6 @@ def tiny_run(
         return bundled_mixture(data, dice, drawn_kinds=12)
 
     return Run(recipe, make_scenes, judge, RunFolder(out, existing), start=TINY, device=device)
-
-
-BLACK = torch.zeros(1, 10, 10, dtype=torch.uint8)
-
-
-def test_object_and_background_weigh_the_same_however_small_the_object() -> None:
-    area = torch.zeros(1, 10, 10, dtype=torch.bool)
-    area[0, 0, :2] = True
-    wanted = torch.zeros(1, 3, 10, 10)
-    losses = [painting_loss(wanted + 3.0 * wrong, wanted, area, BLACK).item() for wrong in (area, ~area)]
-    assert losses[0] == pytest.approx(losses[1])
-
-
-@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
-def test_the_loss_of_a_perfect_answer_is_zero(balance: float) -> None:
-    wanted, labels = torch.randn(2, 3, 4, 4), torch.rand(2, 4, 4) > 0.5
-    assert painting_loss(wanted, wanted, labels, labels, balance=balance) == 0
-
-
-def test_every_class_of_a_pair_weighs_the_same() -> None:
-    labels = torch.zeros(1, 10, 10, dtype=torch.uint8)
-    labels[0, 0, 0], labels[0, 5:] = 2, 1
-    wanted = torch.zeros(1, 3, 10, 10)
-    losses = [painting_loss(wanted + 3.0 * (labels == label), wanted, labels, BLACK).item() for label in range(3)]
-    assert losses == pytest.approx([losses[0]] * 3)
-
-
-@pytest.mark.parametrize("balance", [0.0, 1.0])
-def test_pixels_that_are_not_counted_do_not_matter(balance: float) -> None:
-    labels, wanted = torch.zeros(1, 4, 4, dtype=torch.uint8), torch.zeros(1, 3, 4, 4)
-    counted = torch.zeros(1, 4, 4, dtype=torch.bool)
-    counted[0, 0] = True
-    painted, found = wanted.clone(), labels.clone()
-    painted[:, :, 1:], found[:, 1:] = 9.0, 1
-    assert painting_loss(painted, wanted, labels, found, counted=counted, balance=balance) == 0
-
-
-def overlap_loss(labels: Tensor, found: Tensor, wrong: tuple[int, ...]) -> float:
-    """Of an answer that is off by one (smooth-L1: 1 - beta / 2) at these places of the first row."""
-    wanted = torch.zeros(1, 3, *labels.shape[1:])
-    painted = wanted.clone()
-    painted[..., 0, list(wrong)] = 1.0
-    return painting_loss(painted, wanted, labels, found, balance=0.0).item() / 0.75
-
-
-def test_a_pixel_weighs_what_the_overlap_loses_by_it() -> None:
-    labels, found = BLACK.clone(), BLACK.clone()
-    labels[0, 0, :5] = 1  # 5 pixels of 100
-    found[0, 0, 2:9] = 1  # 3 of them, and 4 false ones: the union is 9, the overlap 1 / 3
-    assert overlap_loss(labels, found, (0,)) == pytest.approx(1 / 9)  # missed
-    assert overlap_loss(labels, found, (6,)) == pytest.approx(1 / 3 / 9)  # false
-    assert overlap_loss(labels, found, (0, 6, 7)) == pytest.approx((1 + 2 / 3) / 9)
-
-
-def test_a_false_pixel_still_costs_where_all_is_wrong() -> None:
-    labels, found = BLACK.clone(), BLACK.clone()
-    labels[0, 0, :5], found[0, 0, 5:] = 1, 1
-    assert overlap_loss(labels, found, (5,)) == pytest.approx(0.25 / 10)
-
-
-def test_an_absent_thing_costs_by_what_is_marked_of_it() -> None:
-    found = BLACK.clone()
-    found[0, 0] = 1
-    assert overlap_loss(BLACK, found, tuple(range(10))) == pytest.approx(0.5)
-    found[0, 0, 1:] = 0
-    assert overlap_loss(BLACK, found, (0,)) == pytest.approx(0.5 / 10)  # nearly empty: less and less
-
-
-def test_of_two_things_each_has_its_own_overlap() -> None:
-    labels = BLACK.clone()
-    labels[0, 0, :2], labels[0, 1:5] = 2, 1
-    assert overlap_loss(labels, labels, (0,)) == pytest.approx(1 / 2 / 2)  # the mean of two overlaps
-    assert overlap_loss(labels, labels, (5,)) == pytest.approx((1 / 2 + 1 / 40) / 2 / 2)
-
-
-def test_overlap_counts_shared_over_all() -> None:
-    one, two = torch.zeros(2, 2, 2, dtype=torch.bool), torch.zeros(2, 2, 2, dtype=torch.bool)
-    one[0, 0], two[0, :, 0] = True, True
-    assert overlap(one, two).tolist() == pytest.approx([1 / 3, 1.0])
 
 
 @pytest.mark.parametrize("optimiser", ["muon", "adamw"])
@@ -297,78 +189,6 @@ def test_the_bundled_recipe_covers_the_whole_run_in_growing_pictures() -> None:
     assert BUNDLED.stages[-1].until == 1.0
     assert bundled_config(sizes[-1]).half_size == (sizes[-1], sizes[-1])
     assert fine_tuning(TINY, 2).stages == (Stage(1.0, 32, 2, OVERLAP),)
-
-
-def test_orthogonal_matrices_have_singular_values_near_one() -> None:
-    for shape in ((24, 8), (8, 24)):
-        matrices = torch.randn(3, *shape) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
-        together = orthogonal(matrices)
-        values = torch.linalg.svdvals(together)
-        assert values.min() > 0.5
-        assert values.max() < 1.5
-        alone = torch.cat([orthogonal(matrix[None]) for matrix in matrices])
-        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
-
-
-def test_an_export_answers_in_transformers_as_here(tmp_path: Path) -> None:
-    export(new_network(TINY, seed=0), tmp_path)
-    ours = load(resolve(tmp_path), dtype=torch.float32)
-    theirs = Reference.from_pretrained(tmp_path, dtype=torch.float32).eval()
-    images = torch.randn(3, 2, 3, 32, 32)
-    with torch.inference_mode():
-        answer = ours(*images, answer_only=True).pred_masks
-        # One pair at a time: transformers averages a batch's examples, ours only within a request.
-        reference = torch.cat([theirs(*(image[i : i + 1] for image in images)).pred_masks for i in range(2)])
-    torch.testing.assert_close(answer, reference[:, :, 32:], atol=1e-5, rtol=1e-5)
-
-
-def test_an_export_has_a_processor_of_its_size_and_true_checksums(tmp_path: Path) -> None:
-    export(new_network(TINY, seed=0), tmp_path)
-    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["size"] == {"height": 32, "width": 32}
-    lines = (tmp_path / "SHA256SUMS").read_text().splitlines()
-    sums = dict(reversed(line.split("  ")) for line in lines)
-    assert {"config.json", "model.safetensors"} <= set(sums)
-    for name, digest in sums.items():
-        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
-
-
-def test_a_snapshot_and_a_checkpoint_are_exported_as_the_mean_of_their_weights_at_another_size(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one, other = (new_network(TINY, seed=seed).state_dict() for seed in (0, 1))
-    Snapshot(TINY, weights=other, average=one).save(tmp_path / "snapshot.pt")
-    export(new_network(TINY, seed=1), tmp_path / "checkpoint", dtype=torch.float32)
-    command = [str(tmp_path / "snapshot.pt"), str(tmp_path / "checkpoint"), "--out", str(tmp_path / "out")]
-    export_command([*command, "--size", "64"])
-    assert "64 pixels" in capsys.readouterr().out
-    made = load(resolve(tmp_path / "out"), dtype=torch.float32)
-    assert made.config.half_size == (64, 64)
-    name = "model.encoder.layers.0.mlp.lin1.weight"
-    expected = (one[name].double() + other[name].double()) / 2
-    torch.testing.assert_close(made.state_dict()[name].double(), expected, atol=1e-3, rtol=1e-3)  # fp16 on disk
-    torch.testing.assert_close(load(resolve(tmp_path / "checkpoint")).state_dict()[name], other[name], atol=0, rtol=0)
-
-
-def test_there_is_no_mean_of_networks_of_unlike_shape() -> None:
-    with pytest.raises(ValueError, match="no mean of"):
-        mean([new_network(TINY, seed=0), new_network(tiny_config(64), seed=0)])
-
-
-def test_queries_and_keys_of_a_fresh_network_are_alike() -> None:
-    query, key, value = new_network(TINY, seed=0).model.encoder.layers[0].attention.qkv.weight.detach().chunk(3)
-    assert torch.corrcoef(torch.stack([query.flatten(), key.flatten()]))[0, 1] > 0.7
-    assert torch.corrcoef(torch.stack([query.flatten(), value.flatten()]))[0, 1].abs() < 0.1
-
-
-def test_the_tables_of_distances_keep_their_ends_on_a_larger_canvas() -> None:
-    small = new_network(TINY, seed=0)
-    for layer in small.model.encoder.layers:
-        torch.nn.init.normal_(layer.attention.rel_pos_h)
-    large = resized(small, tiny_config(64))
-    before, after = (one.model.encoder.layers[0].attention.rel_pos_h for one in (small, large))
-    assert after.shape[0] == 2 * 16 - 1
-    torch.testing.assert_close(after[[0, -1]], before[[0, -1]])
-    torch.testing.assert_close(after[15], before[7])  # distance 0
 
 
 def test_the_average_follows_the_weights() -> None:

@@ -1,0 +1,66 @@
+"""Anyone's pictures with masks, one folder for each kind of thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.held_out import held_out_among
+from training.photos import MAX_REGION, MIN_REGION, PHOTO_SIZE, Photos, load_kinds, tabulate
+from training.reading import each, planes
+
+
+def load_folder(folder: Path, size: int = PHOTO_SIZE, *, held_out: bool | None = None) -> Photos:
+    """Read anyone's pictures: `<category>/images/<name>.*` with `<category>/masks/<name>.png`.
+
+    Args:
+        folder: of at least one category; masks are True where brighter than middle grey. Kinds are read from kinds/
+            beside it.
+        size: side of the squares that are kept, in pixels.
+        held_out: read only those of `held_out_among`, or only the others; None reads all.
+
+    Raises:
+        FileNotFoundError: there is no such pair of picture and mask.
+        ValueError: there are too few to hold any out; or nothing in them is of a fair size.
+    """
+    categories = sorted(path.name for path in folder.iterdir() if (path / "images").is_dir())
+    found = [
+        (path, mask, value)
+        for value, category in enumerate(categories, 1)
+        for path in sorted((folder / category / "images").iterdir())
+        if (mask := folder / category / "masks" / f"{path.stem}.png").is_file()
+    ]
+    if not found:
+        raise FileNotFoundError(f"no <category>/images/<name>.* with <category>/masks/<name>.png in {folder}")
+    if held_out is not None:
+        names = [(categories[value - 1], path.stem) for path, _, value in found]
+        shares = each(lambda pair: _area(pair[1], size).mean(), found)
+        # Others cannot be asked for.
+        kept = held_out_among(
+            name for name, share in zip(names, shares, strict=True) if MIN_REGION <= share <= MAX_REGION
+        )
+        if not kept:
+            raise ValueError(
+                f"too few pictures to hold any out: no category in {folder} has two "
+                f"whose masks cover {MIN_REGION:.0%} to {MAX_REGION:.0%} of them"
+            )
+        found = [pair for pair, name in zip(found, names, strict=True) if (name in kept) is held_out]
+
+    def read(pair: tuple[Path, Path, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        path, mask, value = pair
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+        return pixels, _area(mask, size).astype(np.uint8) * value
+
+    pixels, labels = zip(*each(read, found), strict=True)
+    kinds = load_kinds(folder.parent, [path for path, _, _ in found], size)
+    return tabulate(planes(pixels), torch.from_numpy(np.stack(labels)), len(categories), kinds)
+
+
+def _area(mask: Path, size: int) -> NDArray[np.bool_]:
+    with Image.open(mask) as image:
+        return np.asarray(image.convert("L").resize((size, size), Image.Resampling.NEAREST)) > 127
