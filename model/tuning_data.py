@@ -64,7 +64,7 @@ def read_folder(folder: str | Path, size: tuple[int, int]) -> Pictures:
         raise TuningDataError(f"{folder}: {alone[0]!r} has {what}; each images/NAME.jpg needs its masks/NAME.png")
     if len(images) < LEAST_PICTURES:
         raise TuningDataError(f"{folder}: got {len(images)} pictures; tuning needs at least {LEAST_PICTURES}")
-    cells = [_cells(images[name], masks[name], size) for name in sorted(images)]
+    cells = [read_pair(images[name], masks[name], size) for name in sorted(images)]
     return Pictures(torch.stack([image for image, _ in cells]), torch.stack([mask for _, mask in cells]))
 
 
@@ -100,10 +100,14 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def _cells(image_path: Path, mask_path: Path, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """(H, W, 3) uint8 each."""
+def read_pair(image_path: Path, mask_path: Path, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """A picture and its mask, resized as the service does it: (H, W, 3) uint8 each; masks are 0 and 255.
+
+    Raises:
+        TuningDataError: a file cannot be read, or the mask has another aspect.
+    """
     height, width = size
-    image, mask = _opened(image_path), _opened(mask_path)
+    image, mask = open_upright(image_path), open_upright(mask_path)
     # The mask may be a scaled version, its sides rounded to whole pixels.
     if abs(mask.width * image.height - mask.height * image.width) > max(*image.size, *mask.size):
         sizes = f"{mask.width}x{mask.height} pixels for an image of {image.width}x{image.height}"
@@ -116,7 +120,12 @@ def _cells(image_path: Path, mask_path: Path, size: tuple[int, int]) -> tuple[Te
     return torch.from_numpy(pixels), torch.from_numpy(np.repeat(area[:, :, None], 3, axis=2))
 
 
-def _opened(path: Path) -> Image.Image:
+def open_upright(path: Path) -> Image.Image:
+    """A picture as it is to be shown, its pixels read.
+
+    Raises:
+        TuningDataError: it cannot be read.
+    """
     try:
         with Image.open(path) as image:
             image.load()

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.tuning_data import open_upright, read_pair
 from training.held_out import held_out_among
 from training.photos import MAX_REGION, MIN_REGION, PHOTO_SIZE, Photos, load_kinds, tabulate
 from training.reading import each, planes
@@ -25,7 +26,8 @@ def load_folder(folder: Path, size: int = PHOTO_SIZE, *, held_out: bool | None =
 
     Raises:
         FileNotFoundError: there is no such pair of picture and mask.
-        ValueError: there are too few to hold any out; or nothing in them is of a fair size.
+        ValueError: a file cannot be read, a mask has another aspect than its picture, or belongs to two; there are too
+            few to hold any out; or nothing in them is of a fair size.
     """
     categories = sorted(path.name for path in folder.iterdir() if (path / "images").is_dir())
     found = [
@@ -36,6 +38,10 @@ def load_folder(folder: Path, size: int = PHOTO_SIZE, *, held_out: bool | None =
     ]
     if not found:
         raise FileNotFoundError(f"no <category>/images/<name>.* with <category>/masks/<name>.png in {folder}")
+    of_mask: dict[Path, Path] = {}
+    for path, mask, _ in found:
+        if (other := of_mask.setdefault(mask, path)) != path:
+            raise ValueError(f"{path.parent} has {other.name} and {path.name}; allowed is one of a name")
     if held_out is not None:
         names = [(categories[value - 1], path.stem) for path, _, value in found]
         shares = each(lambda pair: _area(pair[1], size).mean(), found)
@@ -52,9 +58,8 @@ def load_folder(folder: Path, size: int = PHOTO_SIZE, *, held_out: bool | None =
 
     def read(pair: tuple[Path, Path, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         path, mask, value = pair
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
-        return pixels, _area(mask, size).astype(np.uint8) * value
+        pixels, area = read_pair(path, mask, (size, size))
+        return pixels.numpy(), np.where(area[..., 0].numpy() > 0, np.uint8(value), np.uint8(0))
 
     pixels, labels = zip(*each(read, found), strict=True)
     kinds = load_kinds(folder.parent, [path for path, _, _ in found], size)
@@ -62,5 +67,5 @@ def load_folder(folder: Path, size: int = PHOTO_SIZE, *, held_out: bool | None =
 
 
 def _area(mask: Path, size: int) -> NDArray[np.bool_]:
-    with Image.open(mask) as image:
-        return np.asarray(image.convert("L").resize((size, size), Image.Resampling.NEAREST)) > 127
+    grey = open_upright(mask).convert("L").resize((size, size), Image.Resampling.NEAREST)
+    return np.asarray(grey) > 127

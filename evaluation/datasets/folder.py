@@ -3,7 +3,8 @@
     <root>/<category>/images/<name>.jpg     or .jpeg, .png, .webp
     <root>/<category>/masks/<name>.png      of the same height and width; marked where the grey value is 128 or more
 
-Every picture has exactly one mask and every mask its picture.
+Every picture has exactly one mask and every mask its picture. Pictures are turned as their files say, as the service
+does it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def _pictures(category: Path) -> list[Labelled]:
         missing = images if (masks / f"{lone[0]}.png").is_file() else masks
         raise DataError(f"{missing} has no {lone[0]}, but its neighbour has; {_LAYOUT}")
     return [
-        Labelled(path, mask, partial(read_binary, mask))
+        Labelled(path, mask, partial(read_binary, mask), is_as_shown=True)
         for name, path in by_name.items()
         for mask in [masks / f"{name}.png"]
     ]

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from evaluation.questions import Area, Example, Question
 
 FOREGROUND = 128  # and above, of 255, in masks of two colours
+_LYING = (5, 6, 7, 8)  # EXIF orientations that are shown with height and width exchanged
 
 
 class DataError(ValueError):
@@ -35,11 +36,14 @@ class Labelled:
         image: its file; two of the same file are the same picture.
         mask: the file that the areas come from, for messages.
         areas: reads them.
+        is_as_shown: the mask fits the picture as it is shown, turned as its file says; those of benchmarks fit what is
+            stored.
     """
 
     image: Path
     mask: Path
     areas: Callable[[], Areas]
+    is_as_shown: bool = False
 
     def open(self) -> tuple[Image.Image, Areas]:
         """The picture as RGB, and its areas.
@@ -47,8 +51,8 @@ class Labelled:
         Raises:
             DataError: a file is missing or no picture; sizes differ; nothing is marked.
         """
-        image, areas = open_image(self.image), self.areas()
-        self._check(image, areas)
+        image, areas = open_image(self.image, is_as_shown=self.is_as_shown), self.areas()
+        self._check(image.size, areas)
         return image, areas
 
     def check(self) -> None:
@@ -58,13 +62,14 @@ class Labelled:
             DataError: as `open`, but for damage inside the picture.
         """
         with _opened(self.image) as image:
-            self._check(image, self.areas())
+            is_lying = self.is_as_shown and image.getexif().get(ExifTags.Base.Orientation) in _LYING
+            self._check(image.size[::-1] if is_lying else image.size, self.areas())
 
-    def _check(self, image: Image.Image, areas: Areas) -> None:
+    def _check(self, size: tuple[int, int], areas: Areas) -> None:
         height, width = areas.wanted.shape
-        if image.size != (width, height):
+        if size != (width, height):
             raise DataError(
-                f"{self.mask} is {height} x {width} and {self.image} is {image.height} x {image.width}; "
+                f"{self.mask} is {height} x {width} and {self.image} is {size[1]} x {size[0]}; "
                 "a mask has its picture's height and width"
             )
         if not areas.wanted.any():
@@ -97,15 +102,15 @@ class Episode:
         )
 
 
-def open_image(path: Path) -> Image.Image:
-    """A picture as RGB.
+def open_image(path: Path, *, is_as_shown: bool = False) -> Image.Image:
+    """A picture as RGB, as it is stored or turned as its file says.
 
     Raises:
         DataError: it is missing or no picture.
     """
     with _opened(path) as image:
         try:
-            return image.convert("RGB")
+            return (ImageOps.exif_transpose(image) if is_as_shown else image).convert("RGB")
         except (OSError, SyntaxError) as error:
             raise DataError(f"{path} is damaged: {error}") from error
 

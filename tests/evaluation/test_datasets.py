@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from evaluation.datasets.coco20i import load_coco20i
 from evaluation.datasets.folder import load_folder
@@ -308,6 +308,23 @@ def test_pictures_of_all_kinds_are_read(plain: Path):
     [subset] = load_folder(plain)
     assert len(subset.episodes) == 7
     assert all(one.question(1).image.mode == "RGB" for one in subset.episodes)
+
+
+def test_photos_that_say_how_they_were_held_are_turned(plain: Path):
+    for path in (plain / "cup" / "images").iterdir():
+        with Image.open(path) as image:
+            wide, says = image.convert("RGB").resize((96, 64)), Image.Exif()
+            Image.open(plain / "cup" / "masks" / f"{path.stem}.png").resize((96, 64)).save(
+                plain / "cup" / "masks" / f"{path.stem}.png"
+            )
+        says[ExifTags.Base.Orientation] = 6  # to be shown turned clockwise
+        wide.transpose(Image.Transpose.ROTATE_90).save(path, exif=says, quality=95)
+        with Image.open(path) as stored:
+            shown = ImageOps.exif_transpose(stored).convert("RGB")
+    [subset] = load_folder(plain)
+    asked = {one.input.image: one for one in episodes(subset)}[path].question(1)
+    assert asked.image.size == (96, 64)
+    assert asked.image.tobytes() == shown.tobytes()
 
 
 def _lone_picture(category: Path) -> None:
