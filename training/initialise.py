@@ -37,6 +37,7 @@ def new_network(config: SegGptConfig, seed: int) -> SegGptForImageSegmentation:
             elif parameter.shape[:2] == (1, 1):
                 parameter.normal_(0.0, 0.3, generator=generator)  # mask, segment and type tokens
             elif name.endswith("position_embeddings"):
+                parameter[0, 0] = 0.0  # the class token's place, which nothing reads
                 parameter[0, 1:] = POSITION_SCALE * _waves(config)
             else:
                 fan_in = parameter[0].numel()

@@ -25,6 +25,11 @@ def test_queries_and_keys_of_a_fresh_network_are_alike() -> None:
     assert torch.corrcoef(torch.stack([query.flatten(), value.flatten()]))[0, 1].abs() < 0.1
 
 
+def test_a_seed_says_all_of_a_fresh_network() -> None:
+    one, other = new_network(TINY, seed=0).state_dict(), new_network(TINY, seed=0).state_dict()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
 def test_the_tables_of_distances_keep_their_ends_on_a_larger_canvas() -> None:
     small = new_network(TINY, seed=0)
     for layer in small.model.encoder.layers:
