@@ -104,7 +104,7 @@ def read_pair(image_path: Path, mask_path: Path, size: tuple[int, int]) -> tuple
     """A picture and its mask, resized as the service does it: (H, W, 3) uint8 each; masks are 0 and 255.
 
     Raises:
-        TuningDataError: a file cannot be read, or the mask has another aspect.
+        TuningDataError: a file cannot be read, or the mask has another aspect, or marks things by dark values.
     """
     height, width = size
     image, mask = open_upright(image_path), open_upright(mask_path)
@@ -112,6 +112,12 @@ def read_pair(image_path: Path, mask_path: Path, size: tuple[int, int]) -> tuple
     if abs(mask.width * image.height - mask.height * image.width) > max(*image.size, *mask.size):
         sizes = f"{mask.width}x{mask.height} pixels for an image of {image.width}x{image.height}"
         raise TuningDataError(f"{mask_path}: got a mask of {sizes}; it must have the image's aspect")
+    brightest = np.asarray(mask.convert("L")).max()
+    if 0 < brightest <= _MIDDLE:  # a label map of 0 and 1: taken as it is, it would say that nothing is there
+        raise TuningDataError(
+            f"{mask_path}: got a mask whose brightest pixel is {brightest}; "
+            f"the thing is what is brighter than {_MIDDLE}, the rest is black"
+        )
     if "A" in image.getbands() or "transparency" in image.info:  # on white, as the service shows it
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     pixels = np.array(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))

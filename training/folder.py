@@ -14,6 +14,8 @@ from training.held_out import held_out_among
 from training.photos import MAX_REGION, MIN_REGION, PHOTO_SIZE, Photos, load_kinds, tabulate
 from training.reading import each, planes
 
+_MOST_CATEGORIES = 255  # a label map has 8 bits
+
 
 def load_folder(folder: Path, size: int = PHOTO_SIZE, *, held_out: bool | None = None) -> Photos:
     """Read anyone's pictures: `<category>/images/<name>.*` with `<category>/masks/<name>.png`.
@@ -26,8 +28,9 @@ def load_folder(folder: Path, size: int = PHOTO_SIZE, *, held_out: bool | None =
 
     Raises:
         FileNotFoundError: there is no such pair of picture and mask.
-        ValueError: a file cannot be read, a mask has another aspect than its picture, or belongs to two; there are too
-            few to hold any out; or nothing in them is of a fair size.
+        ValueError: there are too many categories; a file cannot be read, a mask has another aspect than its picture,
+            marks things by dark values, or belongs to two; there are too few to hold any out; or nothing in them is of
+            a fair size.
     """
     categories = sorted(path.name for path in folder.iterdir() if (path / "images").is_dir())
     found = [
@@ -36,6 +39,8 @@ def load_folder(folder: Path, size: int = PHOTO_SIZE, *, held_out: bool | None =
         for path in sorted((folder / category / "images").iterdir())
         if (mask := folder / category / "masks" / f"{path.stem}.png").is_file()
     ]
+    if len(categories) > _MOST_CATEGORIES:
+        raise ValueError(f"{folder} has {len(categories)} categories; allowed are {_MOST_CATEGORIES}")
     if not found:
         raise FileNotFoundError(f"no <category>/images/<name>.* with <category>/masks/<name>.png in {folder}")
     of_mask: dict[Path, Path] = {}

@@ -175,6 +175,7 @@ def test_masks_move_with_their_pictures() -> None:
         (lambda folder: (folder / "images" / "1.png").unlink(), "'1' has no image"),
         (lambda folder: (folder / "images" / "1.png").write_bytes(b"no"), r"1\.png cannot be read"),
         (lambda folder: Image.new("L", (90, 90)).save(folder / "masks" / "1.png"), "must have the image's aspect"),
+        (lambda folder: Image.new("L", (120, 90), 1).save(folder / "masks" / "1.png"), "whose brightest pixel is 1"),
         (lambda folder: Image.new("L", (120, 90)).save(folder / "images" / "1.webp"), "allowed is one of a name"),
         (lambda folder: (folder / "masks").rename(folder / "m"), "masks is not there"),
     ],

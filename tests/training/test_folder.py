@@ -49,6 +49,13 @@ def _other_aspect(disc: Path) -> None:
     Image.new("L", (60, 90), 255).save(disc / "masks" / "1.png")
 
 
+def _dark(disc: Path) -> None:
+    path = disc / "masks" / "1.png"
+    with Image.open(path) as mask:
+        dark = mask.convert("L").point(lambda level: level > 0)
+    dark.save(path)
+
+
 def _twice(disc: Path) -> None:
     for name in ("1.jpg", "1.old.png"):  # the latter by name between the two
         Image.new("RGB", (90, 60)).save(disc / "images" / name)
@@ -61,10 +68,18 @@ def _twice(disc: Path) -> None:
         (_broken_off, r"images/1\.png cannot be read"),
         (_no_picture, r"masks/1\.png cannot be read"),
         (_other_aspect, r"masks/1\.png: got a mask of 60x90 pixels for an image of 90x60"),
+        (_dark, r"masks/1\.png: got a mask whose brightest pixel is 1; the thing is what is brighter than 127"),
         (_twice, r"images has 1\.jpg and 1\.png; allowed is one of a name"),
     ],
 )
 def test_pictures_that_do_not_fit_are_named(disc: Path, spoil: Callable[[Path], None], message: str) -> None:
     spoil(disc)
     with pytest.raises(ValueError, match=message):
+        load_folder(disc.parent, 64)
+
+
+def test_more_categories_than_a_label_map_has_are_refused(disc: Path) -> None:
+    for number in range(255):
+        (disc.parent / f"more {number}" / "images").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"has 256 categories; allowed are 255"):
         load_folder(disc.parent, 64)
