@@ -1,14 +1,18 @@
-"""Which pictures the words of a command line mean, and what their outputs are called."""
+"""Which pictures the words of a command line mean, and what their outputs are called.
+
+There may be 100,000 of them: paths are plain strings here, and only what may be a link is resolved.
+"""
+# ruff: noqa: PTH113, PTH114, PTH118, PTH207 - an object for each path, and resolving each, took 15 seconds of that
 
 from __future__ import annotations
 
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -22,8 +26,8 @@ class InputsError(ValueError):
 class Input:
     """A picture, its name below the folder that was given, and what it is called in journals: where it truly lies."""
 
-    path: Path
-    name: PurePosixPath
+    path: str
+    name: str
     key: str
 
 
@@ -36,9 +40,12 @@ def find(words: Sequence[str], outputs: Path | None) -> list[Input]:
 
     Raises:
         InputsError: a word means no picture, or the folder that is to be written to.
+        OSError: a folder cannot be looked into.
     """
     found: dict[str, Input] = {}
     for word in words:
+        if not word:  # of a variable that is not set; it would mean the current folder
+            raise InputsError("got nothing for a picture")
         pictures = _meant(word, outputs)
         if not pictures:
             raise InputsError(f"{word}: no such file, or no picture in it ({', '.join(sorted(SUFFIXES))})")
@@ -47,17 +54,16 @@ def find(words: Sequence[str], outputs: Path | None) -> list[Input]:
     return list(found.values())
 
 
-def output_names(inputs: Iterable[Input], suffix: str) -> list[PurePosixPath]:
+def output_names(inputs: Iterable[Input], suffix: str) -> list[str]:
     """The output of each input: a/b.jpg becomes a/b.png, or a/b.jpg.png where a/b.webp would become the same.
 
     Raises:
         InputsError: two would still have the same.
     """
-    names = [one.name for one in inputs]
-    short = [name.with_suffix(suffix) for name in names]
-    long = [name.with_name(name.name + suffix) for name in names]
+    long = [one.name + suffix for one in inputs]
+    short = [_split(one.name)[0] + suffix for one in inputs]
     of_short = Counter(short)
-    chosen = [short[place] if of_short[short[place]] == 1 else long[place] for place in range(len(names))]
+    chosen = [short[place] if of_short[short[place]] == 1 else long[place] for place in range(len(short))]
     name, times = Counter(chosen).most_common(1)[0]
     if times > 1:
         raise InputsError(
@@ -66,42 +72,105 @@ def output_names(inputs: Iterable[Input], suffix: str) -> list[PurePosixPath]:
     return chosen
 
 
-def check_overwrites(inputs: Iterable[Input], examples: Iterable[str], written: Iterable[Path]) -> None:
+def check_overwrites(inputs: Iterable[Input], examples: Iterable[str], folder: Path, written: Iterable[str]) -> None:
     """Refuse outputs that would replace what is read.
+
+    Args:
+        inputs: are read.
+        examples: are read, too.
+        folder: where outputs go.
+        written: their names below it.
 
     Raises:
         InputsError: one would.
     """
-    folder = cache(os.path.realpath)  # there are few of them, and many outputs
     read = {*(one.key for one in inputs), *map(os.path.realpath, examples)}
-    if replaced := read & {os.path.join(folder(path.parent), path.name) for path in written}:  # noqa: PTH118
+    start, place = _start(folder), _places()
+    if replaced := read & {place(start + name) for name in written}:
         raise InputsError(f"{min(replaced)} is read, and an output would replace it; write to another folder")
-
-
-def _input(path: Path, name: PurePosixPath) -> Input:
-    return Input(path, name, os.path.realpath(path))
 
 
 def _meant(word: str, outputs: Path | None) -> list[Input]:
     path = Path(word)
     if path.is_file():
-        return [_input(path, PurePosixPath(path.name))]
+        return [Input(str(path), path.name, os.path.realpath(path))]
     if path.is_dir():
-        if outputs is not None and path.resolve() == outputs.resolve():
+        if outputs is not None and os.path.realpath(path) == os.path.realpath(outputs):
             raise InputsError(f"{word}: outputs would lie among the pictures; write to another folder, or one within")
         return _outside(outputs, path, _below(path))
     root = _fixed(path)
-    found: list[Input] = []
-    for match in sorted(map(Path, glob.glob(word, recursive=True))):  # noqa: PTH207 - pathlib's knows no absolute ones
-        if match.is_file() and match.suffix.lower() in SUFFIXES:
-            found.append(_input(match, PurePosixPath(match.relative_to(root).as_posix())))
-    return _outside(outputs, root, found)
+    return _outside(outputs, root, _matches(word, root))
 
 
 def _below(folder: Path) -> list[Input]:
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    relative = sorted(PurePosixPath(path.relative_to(folder).as_posix()) for path in files)
-    return [_input(folder / name, name) for name in relative if not any(part.startswith(".") for part in name.parts)]
+    """All pictures, hidden ones and those in linked folders left out; a link to a picture is one.
+
+    Raises:
+        OSError: a folder cannot be looked into.
+    """
+    start, real = _start(folder), _start(os.path.realpath(folder))
+    found: list[Input] = []
+    left = [""]
+    while left:
+        above = left.pop()
+        with os.scandir(start + above or ".") as entries:
+            for entry in entries:
+                name = above + entry.name
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(f"{name}/")
+                elif _is_picture(name) and _is_file(entry):
+                    key = os.path.realpath(entry.path) if entry.is_symlink() else real + name
+                    found.append(Input(start + name, name, key))
+    return sorted(found, key=_order)
+
+
+def _matches(pattern: str, root: Path) -> list[Input]:
+    """All pictures that a glob means."""
+    start, place = _start(root), _places()
+    found: list[Input] = []
+    for match in glob.glob(pattern, recursive=True):
+        if not (_is_picture(match) and os.path.isfile(match)):
+            continue
+        path = str(Path(match)) if "//" in match or "./" in match else match
+        key = os.path.realpath(path) if os.path.islink(path) else place(path)
+        found.append(Input(path, path.removeprefix(start), key))
+    return sorted(found, key=_order)
+
+
+def _start(folder: Path | str) -> str:
+    """What the paths of all that is in the folder begin with."""
+    return "" if str(folder) == "." else os.path.join(folder, "")
+
+
+def _places() -> Callable[[str], str]:
+    """Where a path truly lies, if its last part is no link; its folder is resolved once, not once for each path."""
+    resolved = cache(lambda folder: _start(os.path.realpath(folder)))
+
+    def place(path: str) -> str:
+        above, slash, name = path.rpartition("/")
+        return resolved(above or slash) + name
+
+    return place
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)
+
+
+def _order(one: Input) -> list[str]:
+    return one.name.split("/")
+
+
+def _is_picture(name: str) -> bool:
+    return _split(name)[1].lower() in SUFFIXES
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Before a file's suffix, and the suffix with its dot; no suffix in .jpg or in "a."."""
+    dot = name.rfind(".")
+    return (name[:dot], name[dot:]) if name.rfind("/") + 1 < dot < len(name) - 1 else (name, "")
 
 
 def _fixed(pattern: Path) -> Path:
@@ -116,6 +185,10 @@ def _fixed(pattern: Path) -> Path:
 
 def _outside(outputs: Path | None, root: Path, found: list[Input]) -> list[Input]:
     """Without what lies in an outputs folder within the root."""
-    if outputs is None or root.resolve() not in outputs.resolve().parents:
+    if outputs is None:
         return found
-    return [one for one in found if not Path(one.key).is_relative_to(outputs.resolve())]
+    real = Path(os.path.realpath(outputs))
+    if Path(os.path.realpath(root)) not in real.parents:
+        return found
+    start = _start(real)
+    return [one for one in found if not one.key.startswith(start)]

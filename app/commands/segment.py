@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to segment, where to, and all that can be said about it."""
     parser.add_argument("images", nargs="+", metavar="picture", help="files, folders (all below them), globs")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", type=Path, metavar="FOLDER", help="an output for each picture goes here")
-    where.add_argument("--coco", type=Path, metavar="FILE", help="one COCO file for all of them")
+    where.add_argument("--out", type=_path, metavar="FOLDER", help="an output for each picture goes here")
+    where.add_argument("--coco", type=_path, metavar="FILE", help="one COCO file for all of them")
     parser.add_argument(
         "--format",
         choices=["mask", "index", "colour", "overlay", "soft", "json"],
@@ -78,10 +78,11 @@ def run(options: argparse.Namespace) -> int:
         outputs = output_names(inputs, destination.suffix)
         jobs = [Job(one, output, state(one)) for one, output in zip(inputs, outputs, strict=True)]
         claims = destination.claims(jobs)
-        written = (destination.journal.parent / name for name in claims)
-        check_overwrites(inputs, (*options.prompt_image, *options.prompt_mask), written)
+        check_overwrites(inputs, (*options.prompt_image, *options.prompt_mask), destination.journal.parent, claims)
     except (ValueError, InputsError) as error:
         return _say(error, _WRONG_USAGE)
+    except OSError as error:
+        return _say(error, _FAILED)
     with Interrupts() as interrupts:
         run = _Run(options, destination, jobs, claims, interrupts)
         try:
@@ -222,6 +223,12 @@ def _reason(error: SegGptError) -> str:
 def _say(what: object, status: int) -> int:
     sys.stderr.write(f"seggpt segment: {what}\n")
     return status
+
+
+def _path(text: str) -> Path:
+    if not text:  # of a variable that is not set; it would mean the current folder
+        raise argparse.ArgumentTypeError("got nothing")
+    return Path(text)
 
 
 def _positive(text: str) -> int:

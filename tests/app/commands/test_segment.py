@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,57 @@ def test_bad_pictures_are_named_and_do_not_stop_the_others(at: list[str], pictur
     seggpt("segment", pictures, "--out", tmp_path / "out", *at)
     assert len(files(tmp_path / "out")) == 6
     assert len(records(tmp_path / "out" / JOURNAL)) == 6
+
+
+def test_links_are_pictures_and_each_picture_is_asked_about_once(at: list[str], tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "in" / "out"
+    (folder / "deep").mkdir(parents=True)
+    picture(1, (60, 80)).save(tmp_path / "far.png")
+    for index, name in enumerate(["a.b.png", "deep/c.png", "deep/d.png"]):
+        picture(index, (60, 80)).save(folder / name)
+    out.mkdir()
+    picture(2, (60, 80)).save(out / "own.png")
+    for link, target in {
+        "far.jpg": tmp_path / "far.png",  # a picture elsewhere
+        "again.png": folder / "deep" / "c.png",  # one that is there anyway
+        "output.png": out / "own.png",  # no input
+        "linked": folder / "deep",  # a folder, which is not gone into
+        "round.png": "round.png",
+        "nowhere.png": "nothing",
+    }.items():
+        (folder / link).symlink_to(target)
+    seggpt("segment", "in", "--out", "in/out", *at, cwd=tmp_path)
+    assert files(out) == ["a.b.png", "again.png", "deep/d.png", "far.png", "own.png"]
+    assert sorted(str(record["input"]) for record in records(out / JOURNAL)) == sorted(
+        str(path)
+        for path in (folder / "a.b.png", folder / "deep" / "c.png", folder / "deep" / "d.png", tmp_path / "far.png")
+    )
+    seggpt("segment", "./in//*.*g", "in/linked/*", "--out", "globs", *at, cwd=tmp_path)
+    assert files(tmp_path / "globs") == ["a.b.png", "again.png", "d.png", "far.png", "output.png"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "deep").symlink_to(folder / "deep")
+    _, error = seggpt("segment", "in", "--out", "other", *at, cwd=tmp_path, status=2)
+    assert f"{folder / 'deep' / 'd.png'} is read, and an output would replace it" in error
+
+
+@pytest.mark.parametrize("words", [["{}", "--out", "out"], ["a.png", "--out", "{}"], ["a.png", "--coco", "{}"]])
+def test_words_that_cannot_be_paths_are_one_line(at: list[str], pictures: Path, words: list[str]) -> None:
+    before = files(pictures)
+    for path, status, said in (("a" * 300, 1, "File name too long"), ("", 2, "got nothing")):
+        _, error = seggpt("segment", *(word.format(path) for word in words), *at, status=status, cwd=pictures)
+        assert error.splitlines()[-1].startswith("seggpt segment: ")
+        assert said in error
+    assert files(pictures) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_that_cannot_be_looked_into_is_said(at: list[str], pictures: Path, tmp_path: Path) -> None:
+    (pictures / "deep").chmod(0)
+    try:
+        _, error = seggpt("segment", pictures, "--out", tmp_path / "out", *at, status=1)
+    finally:
+        (pictures / "deep").chmod(0o755)
+    assert error == f"seggpt segment: [Errno 13] Permission denied: '{pictures / 'deep'}/'\n"
 
 
 def test_nobody_at_the_address_is_one_line(shown: list[str], pictures: Path, tmp_path: Path) -> None:
