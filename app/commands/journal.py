@@ -1,9 +1,10 @@
-"""What a run has finished, on disk: an append-only file of JSON lines, each there for good before the next begins.
+"""What a run has finished, on disk: a file of JSON lines, each there for good before the next begins.
 
 A head says what was asked for: only the same question may go on where another run stopped; another one begins with a
 head of its own, which ends what was finished before. Other lines say which files will be written, and about which
 pictures, before any is: what lies there otherwise is not replaced. A line that a killed process left half written is
-cut off; what it was about is done again.
+cut off; what it was about is done again. Lines are only added, until a run ends: then they are written anew without
+those that later ones made void, so that doing all again does not make the file grow.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from app.commands.inputs import Input
 
@@ -46,14 +47,11 @@ class Journal:
         self._question: dict[str, Any] | None = None
         self._records: dict[str, dict[str, Any]] = {}
         self._claims: dict[str, list[str]] = {}
+        self._has_void_lines = False
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        self._file = _held(path)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._whole_bytes = self._read()
-        except BlockingIOError as error:
-            self._file.close()
-            raise JournalError(f"{path}: another run is writing there") from error
         except BaseException:
             self._file.close()
             raise
@@ -136,6 +134,34 @@ class Journal:
         """
         self._write({"input": one.key, **state, **members})
 
+    def compact(self) -> None:
+        """Drop lines that later ones made void, if there are any.
+
+        A whole file replaces the old one, and is held before it does: neither a kill nor another run comes between.
+
+        Raises:
+            OSError: it cannot be written; the journal is as it was.
+        """
+        if not self._has_void_lines:
+            return
+        path = self._path.resolve()  # a linked journal stays one
+        part = _part(path)
+        file = part.open("wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.write(_encoded({_FORMAT: 1, "question": self._question}))
+            file.write(_encoded({_CLAIMS: self._claims}))
+            file.writelines(map(_encoded, self._records.values()))
+            file.flush()
+            os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            file.close()
+            part.unlink(missing_ok=True)
+            raise
+        self._file.close()
+        self._file, self._has_void_lines = file, False
+
     def _read(self) -> int:
         """Take all whole lines; how many bytes they have."""
         self._file.seek(0)
@@ -154,22 +180,26 @@ class Journal:
         if _FORMAT in line:
             if line[_FORMAT] != 1:
                 raise ValueError(line[_FORMAT])
+            self._has_void_lines = self._has_void_lines or self._question is not None
             self._question = dict(line["question"])
             self._records.clear()
         elif _AGAIN in line:
+            self._has_void_lines = True
             for one in line[_AGAIN]:
                 self._records.pop(one, None)
         elif _CLAIMS in line:
             taken = {
                 name for name, about in line[_CLAIMS].items() if set(self._claims.get(name, about)).difference(about)
             }
+            self._has_void_lines = self._has_void_lines or not self._claims.keys().isdisjoint(line[_CLAIMS])
             self._claims.update(line[_CLAIMS])
             self._records = {one: record for one, record in self._records.items() if record.get("output") not in taken}
         else:
+            self._has_void_lines = self._has_void_lines or line["input"] in self._records
             self._records[line["input"]] = dict(line)
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=True).encode() + b"\n")
+        self._file.write(_encoded(line))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._take(line)
@@ -182,7 +212,7 @@ def write_whole(path: Path, content: bytes) -> None:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path)
     with part.open("wb") as file:
         file.write(content)
         file.flush()
@@ -197,3 +227,32 @@ def state(one: Input) -> Mapping[str, Any]:
     except OSError:
         return {}
     return {"bytes": now.st_size, "mtime_ns": now.st_mtime_ns}
+
+
+def _held(path: Path) -> BinaryIO:
+    """The file at the path, made if it is not there, held against other processes.
+
+    Raises:
+        JournalError: another process holds it.
+    """
+    while True:
+        file = path.open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        except BlockingIOError as error:
+            file.close()
+            raise JournalError(f"{path}: another run is writing there") from error
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # a run that has just ended replaced or removed it
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line, ensure_ascii=True).encode() + b"\n"
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")

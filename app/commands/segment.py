@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -132,6 +132,8 @@ class _Run:
             failed = self._work(client, journal, left, asked)
             with self._interrupts.undisturbed():
                 destination.finish(self._jobs, journal)
+                with suppress(OSError):  # all is written; the journal is only longer than need be
+                    journal.compact()
         if failed:
             return _say(f"{failed} of {len(self._jobs)} pictures have no answer", _FAILED)
         return 0

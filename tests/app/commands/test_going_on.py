@@ -35,7 +35,7 @@ def test_what_is_finished_is_not_done_again_unless_it_changed_or_is_asked_for(
     seggpt("segment", pictures, "--out", out, *at)
     changed = {name for name in files(out) if (out / name).stat().st_mtime_ns != before[name]}
     assert changed == {"a.png", "deep/d.png"}
-    assert len(records(out / JOURNAL)) == 8
+    assert len(records(out / JOURNAL)) == 6
     seggpt("segment", pictures, "--out", out, "--again", *at)
     assert all((out / name).stat().st_mtime_ns != before[name] for name in before)
 
@@ -55,6 +55,29 @@ def test_a_line_that_was_half_written_counts_as_none(at: list[str], pictures: Pa
     seggpt("segment", pictures, "--out", out, *at)
     inputs = [record["input"] for record in records(out / JOURNAL)]
     assert len(inputs) == len(set(inputs)) == 6
+
+
+@pytest.mark.parametrize("where", ["out", "all.json"])
+def test_doing_all_again_does_not_make_the_journal_grow(
+    at: list[str], pictures: Path, tmp_path: Path, where: str
+) -> None:
+    option = "--out" if where == "out" else "--coco"
+    journal = tmp_path / ("out/" + JOURNAL if where == "out" else "all.json.journal")
+    words = ["segment", pictures, option, tmp_path / where, *at]
+    seggpt(*words)
+    first = journal.read_bytes()
+    # As a process leaves it that is killed while it writes the journal anew.
+    journal.with_name(f".{journal.name}.part").write_bytes(first[:100])
+    for _ in range(3):
+        seggpt(*words, "--again")
+        assert sorted(journal.read_bytes().splitlines()) == sorted(first.splitlines())
+    seggpt(*words, "--threshold", "0.4", "--again")
+    assert len(journal.read_bytes().splitlines()) == len(first.splitlines())
+    (pictures / "a.png").unlink()
+    _, error = seggpt(*words, "--threshold", "0.4", status=0 if where == "out" else 2)
+    assert ("is about" in error) == (where != "out")
+    assert len(records(journal)) == 6
+    assert [path.name for path in journal.parent.iterdir() if path.name.endswith(".part")] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
