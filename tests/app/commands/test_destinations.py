@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,19 @@ import torch
 from PIL import Image
 
 from model.checkpoint import load, resolve, save
-from tests.app.commands.command_line import JOURNAL, expected, files, many, own, records, seggpt, start, wait_for_lines
+from tests.app.commands.command_line import (
+    JOURNAL,
+    command,
+    environment,
+    expected,
+    files,
+    many,
+    own,
+    records,
+    seggpt,
+    start,
+    wait_for_lines,
+)
 from tests.app.conftest import RunningServer, picture, running_server
 
 
@@ -150,6 +163,18 @@ def test_answers_of_other_weights_are_not_taken_for_done(
     _, error = seggpt(*words, status=2, **settings)
     assert "other models" in error
     seggpt(*words, "--again", **settings)
+
+
+def test_what_cannot_be_written_whole_leaves_nothing_and_is_gone_on_with(at: list[str], tmp_path: Path) -> None:
+    words = ["segment", many(tmp_path / "in", 2), "--out", tmp_path / "out", "--format", "overlay", *at]
+    limited = command(*words)
+    limited[3] = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); {limited[3]}"
+    done = subprocess.run(limited, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "seggpt segment: [Errno 27] File too large"
+    assert files(tmp_path / "out") == []
+    seggpt(*words)
+    assert files(tmp_path / "out") == ["0000.png", "0001.png"]
 
 
 def test_a_refused_option_leaves_nothing_behind(at: list[str], pictures: Path, tmp_path: Path) -> None:
