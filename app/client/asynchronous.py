@@ -37,7 +37,7 @@ class AsyncClient:
         self._url = calls.address(url)
         self._patience = Patience(timeout_s, limit_s)
         self._is_ours = http is None
-        self._http = http or httpx.AsyncClient()
+        self._http = http or calls.default(httpx.AsyncClient)
         #: Registered prompts.
         self.prompts = AsyncPrompts(self)
 

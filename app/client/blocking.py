@@ -31,7 +31,8 @@ class Client:
         http: sends the requests, with your own headers, certificates or proxies; it stays yours to close.
 
     Raises:
-        ValueError: the address is none, or a time is not above 0.
+        ValueError: the address is none, a time is not above 0, or the environment names a proxy that cannot be used.
+        OSError: the environment names certificates that cannot be read.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Client:
         self._url = calls.address(url)
         self._patience = Patience(timeout_s, limit_s)
         self._is_ours = http is None
-        self._http = http or httpx.Client()
+        self._http = http or calls.default(httpx.Client)
         #: Registered prompts.
         self.prompts = Prompts(self)
 

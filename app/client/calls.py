@@ -16,6 +16,7 @@ from app.client.errors import UnexpectedAnswerError, problem_error
 from app.client.pictures import File, Picture, to_file
 
 Value = TypeVar("Value")
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 Part = tuple[str, tuple[str | None, str | bytes]]
 """A form field as httpx takes it: name, (file name or None, content)."""
 
@@ -29,6 +30,7 @@ JSON: Final = "application/json"
 PNG: Final = "image/png"
 SEGMENT: Final = "/v1/segment"
 PROMPTS: Final = "/v1/prompts"
+_LAST_PORT: Final = 65535
 
 
 class SegmentOptions(TypedDict, total=False):
@@ -100,6 +102,19 @@ def answer(response: httpx.Response, body: bytes) -> Answer:
     )
 
 
+def default(kind: type[Http]) -> Http:
+    """An HTTP client that heeds the environment's proxies and certificates.
+
+    Raises:
+        ValueError: a proxy cannot be used.
+        OSError: certificates cannot be read.
+    """
+    try:
+        return kind()
+    except ImportError as error:  # SOCKS needs a package of its own
+        raise ValueError(f"a proxy of the environment: {error}") from error
+
+
 def address(url: str) -> str:
     """Check a service's address and cut what joins badly.
 
@@ -110,7 +125,7 @@ def address(url: str) -> str:
         parsed_url = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise ValueError(f"got {url!r} for the service's address: {error}") from error
-    if parsed_url.scheme not in {"http", "https"} or not parsed_url.host:
+    if parsed_url.scheme not in {"http", "https"} or not parsed_url.host or (parsed_url.port or 0) > _LAST_PORT:
         raise ValueError(f"got {url!r} for the service's address; allowed is one such as http://127.0.0.1:8000")
     return url.rstrip("/")
 

@@ -54,6 +54,7 @@ def check(options: argparse.Namespace) -> None:
 
     Raises:
         ValueError: it does, or the address is none.
+        OSError: the environment names certificates that cannot be read.
     """
     own = [f"--{name}" for name in ("checkpoint", "devices", "dtype") if getattr(options, name) is not None]
     if options.url is not None:
@@ -155,7 +156,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
     if not 0 < seconds <= _LONGEST_S:
         raise argparse.ArgumentTypeError(f"got {text}, allowed are more than 0 and at most {_LONGEST_S} seconds")
     return seconds

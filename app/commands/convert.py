@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Final
 
 import torch
 
+from app.commands import words
 from model import SegGptImageProcessor
 from model.checkpoint import CheckpointError, load, resolve, save
 
@@ -20,7 +20,7 @@ _PRECISIONS: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "flo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """From where, to where."""
     parser.add_argument("source", help="original .pth, .safetensors, folder or hub id")
-    parser.add_argument("folder", type=Path, help="made if it is not there")
+    parser.add_argument("folder", type=words.path, help="made if it is not there")
     parser.add_argument("--dtype", choices=list(_PRECISIONS), help="precision on disk; left out: the source's")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument("--force", action="store_true", help="replace a checkpoint that is there")
@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0 when the folder holds a checkpoint that was read again, 1 when it cannot, 2 for wrong usage."""
-    if not options.force and (options.folder / "model.safetensors").exists():
-        return _say(f"{options.folder} has a checkpoint; --force replaces it", _WRONG_USAGE)
     try:
+        if not options.force and (options.folder / "model.safetensors").exists():
+            return _say(f"{options.folder} has a checkpoint; --force replaces it", _WRONG_USAGE)
         source = resolve(options.source, revision=options.revision)
         save(load(source, _PRECISIONS.get(options.dtype)), options.folder)
         SegGptImageProcessor.from_pretrained(options.source, revision=options.revision).save_pretrained(options.folder)

@@ -7,11 +7,10 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 from app.client import Client, Prompt, SegGptError
-from app.commands import asking, connection
+from app.commands import asking, connection, words
 from app.commands.interrupts import STATUS
 
 _FAILED: Final = 1
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listed.add_argument("--json", action="store_true", help="as JSON lines")
     show = command("show", "what one is, as JSON", _show)
     show.add_argument("prompt", help="id or name")
-    show.add_argument("--preview", type=Path, metavar="FILE", help="write a picture of its examples here")
+    show.add_argument("--preview", type=words.path, metavar="FILE", help="write a picture of its examples here")
     rename = command("rename", "give one another name, or none", _rename)
     rename.add_argument("prompt", help="id or name")
     rename.add_argument("name", nargs="?", help="left out: it has no name any more")
@@ -56,6 +55,8 @@ def run(options: argparse.Namespace) -> int:
                 raise ValueError("--tuned has learned examples of its own: leave --prompt-image and --mask-kind out")
     except ValueError as error:
         return _say(error, _WRONG_USAGE)
+    except OSError as error:
+        return _say(error, _FAILED)
     try:
         with connection.connected(options) as client:
             options.act(client, options)

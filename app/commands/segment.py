@@ -16,13 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 
 from tqdm import tqdm
 
 from app.client import BatchItem, Client, SegGptError, SegmentOptions, UnreachableError
-from app.commands import asking, connection
+from app.commands import asking, connection, words
 from app.commands.destinations import CocoFile, Folder, Job
 from app.commands.inputs import InputsError, check_overwrites, find, output_names
 from app.commands.interrupts import STATUS, Interrupts
@@ -47,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to segment, where to, and all that can be said about it."""
     parser.add_argument("images", nargs="+", metavar="picture", help="files, folders (all below them), globs")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", type=_path, metavar="FOLDER", help="an output for each picture goes here")
-    where.add_argument("--coco", type=_path, metavar="FILE", help="one COCO file for all of them")
+    where.add_argument("--out", type=words.path, metavar="FOLDER", help="an output for each picture goes here")
+    where.add_argument("--coco", type=words.path, metavar="FILE", help="one COCO file for all of them")
     parser.add_argument(
         "--format",
         choices=["mask", "index", "colour", "overlay", "soft", "json"],
@@ -58,7 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace what is there and is no output of these pictures")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument(
-        "--images-per-call", type=_positive, default=_IMAGES_PER_CALL, metavar="N", help="%(default)s, unless given"
+        "--images-per-call",
+        type=words.positive,
+        default=_IMAGES_PER_CALL,
+        metavar="N",
+        help="%(default)s, unless given",
     )
     asking.add_arguments(parser)
     connection.add_arguments(parser)
@@ -225,16 +228,3 @@ def _reason(error: SegGptError) -> str:
 def _say(what: object, status: int) -> int:
     sys.stderr.write(f"seggpt segment: {what}\n")
     return status
-
-
-def _path(text: str) -> Path:
-    if not text:  # of a variable that is not set; it would mean the current folder
-        raise argparse.ArgumentTypeError("got nothing")
-    return Path(text)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {text}, must be at least 1")
-    return number

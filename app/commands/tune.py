@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from pathlib import Path
 from typing import Final
 
 import torch
 
+from app.commands import words
 from app.commands.interrupts import STATUS, Interrupts
 from app.main import VERSION
 from model.checkpoint import CheckpointError, fingerprint, load, resolve
@@ -25,8 +25,10 @@ _DEFAULTS: Final = TuningSettings()
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """From which pictures, into which file, and how long."""
-    parser.add_argument("--data", type=Path, required=True, help="folder with images/NAME.jpg and masks/NAME.png")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the tuned prompt, a .safetensors")
+    parser.add_argument("--data", type=words.path, required=True, help="folder with images/NAME.jpg and masks/NAME.png")
+    parser.add_argument(
+        "--out", type=words.path, required=True, metavar="FILE", help="the tuned prompt, a .safetensors"
+    )
     parser.add_argument("--checkpoint", default="bundled", help="folder, file, hub id or bundled, the default")
     parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0 (default %(default)s)")
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
@@ -52,9 +54,9 @@ def run(options: argparse.Namespace) -> int:
 
     After Ctrl-C or SIGTERM the best prompt until then is written all the same, if there is one.
     """
-    if options.out.is_file() and not options.force:
-        return _say(f"{options.out} is there; --force replaces it", _WRONG_USAGE)
     try:
+        if options.out.is_file() and not options.force:
+            return _say(f"{options.out} is there; --force replaces it", _WRONG_USAGE)
         settings = TuningSettings(
             prompts=options.prompts,
             steps=options.steps,
@@ -73,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
         check_device(options.device)
     except ValueError as error:
         return _say(error, _WRONG_USAGE)
+    except OSError as error:
+        return _say(error, _FAILED)
     try:
         with Interrupts():
             return _tune(options, settings)

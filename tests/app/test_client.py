@@ -189,7 +189,7 @@ def test_the_service_tells_of_itself(client: Client, server: RunningServer) -> N
     assert [worker.state for worker in model.workers] == ["ready"]
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://127.0.0.1", "http://", ""])
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://127.0.0.1", "http://", "http://127.0.0.1:70000", ""])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     for kind in (Client, AsyncClient):
         with pytest.raises(ValueError, match="address"):

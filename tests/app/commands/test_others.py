@@ -98,3 +98,31 @@ def test_info_tells_of_a_running_service(server: RunningServer, tiny_folder: Pat
     assert "device cpu" in out
     _, error = seggpt("info", "--url", "http://127.0.0.1:1", status=1)
     assert "Connection refused" in error
+
+
+@pytest.mark.parametrize(("variable", "value"), [("ALL_PROXY", "socks5://127.0.0.1:9"), ("SSL_CERT_FILE", "nowhere")])
+@pytest.mark.parametrize("words", [["info"], ["prompts", "list"], ["segment", "{}", "--out", "out", "--prompt", "x"]])
+def test_an_environment_that_cannot_be_used_is_one_line(
+    pictures: Path, words: list[str], variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    words = [word.format(pictures / "a.png") for word in words]
+    status = 2 if variable == "ALL_PROXY" else 1
+    _, error = seggpt(*words, "--url", "http://127.0.0.1:1", status=status, cwd=pictures)
+    assert error.startswith(f"seggpt {words[0]}: ")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["convert", "bundled", "{}"], ["tune", "--data", ".", "--out", "{}"]])
+def test_outputs_that_cannot_be_paths_are_one_line(tmp_path: Path, words: list[str]) -> None:
+    for path, status, said in (("a" * 300, 1, "File name too long"), ("", 2, "got nothing")):
+        _, error = seggpt(*(word.format(path) for word in words), status=status, cwd=tmp_path)
+        assert said in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--images-per-call", "--timeout"])
+def test_numbers_that_are_none_are_told_what_is_allowed(option: str) -> None:
+    for text in ("x", "0", "-1", "nan"):
+        _, error = seggpt("segment", "a.png", "--out", "out", option, text, status=2)
+        assert f"argument {option}: got {text}, " in error
