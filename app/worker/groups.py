@@ -18,7 +18,7 @@ class Answer:
     Args:
         levels: (h, w, 4) uint8 in [0, 255], the painted RGB and its mean, the grey answer: a view of the shared cells,
             valid until its ticket is given back.
-        queue_ms: from being ready for the device to its turn there.
+        queue_ms: from being ready for the device to the answer, less the two stages below.
         forward_ms: copying to the device and the network, of the whole batch.
         postprocess_ms: colours to grey and copying back, of the whole batch.
         batch_pairs: pairs of the batch that it ran in.

@@ -356,10 +356,13 @@ class Supervisor:
         if status == "not-finite":
             logger.error("worker %s: an answer is not finite", self.device)
             return InternalProblem("the network's answer is not finite")
+        elapsed_ms = (time.monotonic() - group.enqueued_at) * 1000
+        forward_ms = message.copy_ms + message.forward_ms
         return Answer(
             levels=self._cells.answers[group.cells.input_cell],
-            queue_ms=(group.turn_at - group.enqueued_at) * 1000,
-            forward_ms=message.copy_ms + message.forward_ms,
+            # All that was no work on it: a worker may have to end another batch first, or its warm-up.
+            queue_ms=max(0.0, elapsed_ms - forward_ms - message.postprocess_ms),
+            forward_ms=forward_ms,
             postprocess_ms=message.postprocess_ms,
             batch_pairs=pairs,
         )

@@ -63,8 +63,8 @@ async def test_a_second_batch_is_sent_before_the_first_is_answered_if_it_is_full
         answers = await asyncio.gather(*asking)
         assert order == list(range(7))
         assert [answer.batch_pairs for answer in answers] == [2, 2, 2, 2, 2, 2, 1]
-        # Behind another batch on the device a request still waits for its turn.
-        assert answers[1].queue_ms < 100 < answers[3].queue_ms
+        # With a worker that does something else, or behind another batch on the device, a request still waits.
+        assert all(answer.queue_ms > 100 for answer in answers[:4])
         for pictures, answer in zip(requests, answers, strict=True):
             assert_same(answer.levels, pictures.alone(model))
     assert cells.free == cells.count
