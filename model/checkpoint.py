@@ -169,8 +169,7 @@ def config_of(source: str | Path, **places: Any) -> SegGptConfig:
     Raises:
         CheckpointError: it cannot be had or read.
     """
-    beside = Source(source, **places).folder() / CONFIG
-    return _read_config(beside) if beside.is_file() else resolve(source, **places).config
+    return _config_in(Source(source, **places).folder(), source, places)
 
 
 def preprocessor_of(source: str | Path, **places: Any) -> dict[str, Any]:
@@ -183,9 +182,10 @@ def preprocessor_of(source: str | Path, **places: Any) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be had or read.
     """
-    beside = Source(source, **places).folder() / PREPROCESSOR
+    folder = Source(source, **places).folder()
+    beside = folder / PREPROCESSOR
     if not beside.is_file():
-        return SegGptImageProcessor(config_of(source, **places).half_size).to_dict()
+        return SegGptImageProcessor(_config_in(folder, source, places).half_size).to_dict()
     try:
         values = json.loads(beside.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
@@ -193,6 +193,12 @@ def preprocessor_of(source: str | Path, **places: Any) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{beside} is not a preprocessor config: {one_line(error)}") from error
     return values
+
+
+def _config_in(folder: Path, source: str | Path, places: Mapping[str, Any]) -> SegGptConfig:
+    """What config.json in the source's folder says; without one, what its weights do."""
+    beside = folder / CONFIG
+    return _read_config(beside) if beside.is_file() else resolve(source, **places).config
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

@@ -55,6 +55,15 @@ def closed_endpoint() -> str:
 # --- what works
 
 
+def test_a_repository_without_settings_for_pictures_is_asked_once(saved, cache):
+    files = {name: content for name, content in files_of(saved.folder).items() if name != "preprocessor_config.json"}
+    with HubStandIn({NAME: Repository(files)}) as hub:
+        processor = SegGptImageProcessor.from_pretrained(NAME, cache_dir=cache, endpoint=hub.endpoint)
+        asked = [(one.method, one.path) for one in hub.requests]
+    assert processor.to_dict() == SegGptImageProcessor(TINY.half_size).to_dict()
+    assert len(asked) == len(set(asked))
+
+
 def test_a_repository_becomes_a_network(hub, cache, saved, answer):
     checkpoint = resolve(NAME, cache_dir=cache, endpoint=hub.endpoint)
     assert checkpoint.config == TINY
