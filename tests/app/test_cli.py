@@ -51,7 +51,10 @@ def test_it_says_what_it_can_without_loading_anything_heavy() -> None:
         (["tune", "--data", "d", "--out", "t.safetensors", "--threads", "0"], "--threads: got 0"),
         (["tune", "--data", "d", "--out", "t.safetensors", "--device", "cuda:77"], "got 'cuda:77'; this machine has"),
         (["tune", "--data", "d", "--out", "t.safetensors", "--device", "abacus"], "got 'abacus'; this machine has"),
-        (["segment", "x.png", "--out", "o", "--prompt", "p", "--images-per-call", "0"], "got 0, must be at least 1"),
+        (
+            ["segment", "x.png", "--out", "o", "--prompt", "p", "--images-per-call", "0"],
+            "got 0, must be a whole number of at least 1",
+        ),
         (["segment", "x.png", "--out", "o", "--prompt", "p", "--timeout", "1e12"], "got 1e12, allowed are"),
         (["info", "x", "--url", "http://a"], "not allowed with"),
     ],
