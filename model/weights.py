@@ -31,6 +31,7 @@ FILE_SUFFIXES = (".safetensors", *_ORIGINAL_SUFFIXES)
 _INDEX_SUFFIX = ".index.json"
 _ORIGINAL_KEY = "model"
 _LFS_POINTER = b"version https://git-lfs"
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02")  # a zip archive; before torch 1.6 the bare pickle
 _NAMED_AT_MOST = 3
 _PIECE_BYTES = 16 * 2**20
 _OWN_BLOCK_BYTES = 2**20
@@ -109,6 +110,10 @@ def map_tensors(weights: Path) -> dict[str, Tensor]:
         except FileNotFoundError as error:
             raise CheckpointError(f"{file} is not there") from error
         except (SafetensorError, OSError) as error:
+            if _is_pickle(file):
+                raise CheckpointError(
+                    f"{file} is a pickle of torch.save; transformers' save_pretrained makes a model.safetensors of it"
+                ) from error
             raise CheckpointError(f"{file} is damaged or not a safetensors file: {_why(file, error)}") from error
     return tensors
 
@@ -214,6 +219,13 @@ def _original_tensors(file: Path) -> dict[str, Tensor]:
         got = f"the keys {some(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise CheckpointError(f"{file} holds {got}; an original checkpoint has its tensors under {_ORIGINAL_KEY!r}")
     return tensors
+
+
+def _is_pickle(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(4).startswith(_PICKLE_STARTS)
 
 
 def _why(file: Path, error: Exception) -> str:

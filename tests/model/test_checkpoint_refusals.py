@@ -90,6 +90,15 @@ def test_a_file_of_something_else_is_refused(saved):
         assert "is damaged or not a safetensors file" in refusal_of(saved.folder)
 
 
+@pytest.mark.parametrize("is_zip", [True, False], ids=["as torch writes it", "as torch wrote it before 1.6"])
+def test_a_pickle_of_weights_is_called_one_not_damaged(saved, is_zip: bool):
+    path = saved.folder / "pytorch_model.bin"
+    torch.save(saved.model.state_dict(), path, _use_new_zipfile_serialization=is_zip)
+    said = refusal_of(path)
+    assert "is a pickle of torch.save" in said
+    assert "damaged" not in said
+
+
 def test_a_git_lfs_pointer_is_recognised(saved):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     (saved.folder / "model.safetensors").write_text(pointer)
