@@ -161,6 +161,14 @@ def test_other_channels_than_three_are_refused_as_in_transformers(shape):
         ours(images=picture)
 
 
+@pytest.mark.parametrize("shape", [(3, 50, 3), (3, 3, 3)])
+def test_channels_that_could_be_first_or_last_are_last_as_in_a_picture_of_pil(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    wanted = theirs(images=pixels, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+    assert torch.equal(ours(images=pixels)["pixel_values"], wanted)
+    assert torch.equal(ours(images=Image.fromarray(pixels))["pixel_values"], wanted)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("labels", [None, 20, 300])
 def test_maps_may_come_in_one_array_as_in_transformers(count: int, labels: int | None):
