@@ -50,8 +50,9 @@ class Batch(dict[str, Tensor]):
             raise AttributeError(name) from error
 
     def to(self, *place: Any, **options: Any) -> Batch:
-        """Move or cast every tensor; arguments as torch.Tensor.to."""
-        return Batch({name: tensor.to(*place, **options) for name, tensor in self.items()})
+        """Move or cast every tensor, in place as there; arguments as torch.Tensor.to."""
+        self.update({name: tensor.to(*place, **options) for name, tensor in self.items()})
+        return self
 
 
 class SegGptImageProcessor:

@@ -111,6 +111,13 @@ def test_steps_can_be_left_out_as_in_transformers():
         assert torch.equal(ours(images=picture, **settings)["pixel_values"], wanted), settings
 
 
+def test_a_batch_is_moved_or_cast_in_place_as_in_transformers():
+    picture = draw_picture(5)
+    for batch in (theirs(images=picture, return_tensors="pt"), ours(images=picture)):
+        assert batch.to("cpu", torch.float16) is batch
+        assert batch["pixel_values"].dtype == batch.pixel_values.dtype == torch.float16
+
+
 def test_one_number_is_a_square_and_one_for_all_channels_as_in_transformers():
     picture = draw_picture(9)
     settings = {"size": 224, "image_mean": 0.5, "image_std": 0.25}
