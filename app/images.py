@@ -13,7 +13,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from io import BytesIO
+from itertools import chain
 from typing import Final
 
 # Importing the five plugins registers them, so that Pillow never imports the others.
@@ -21,6 +23,7 @@ from PIL import (  # noqa: F401
     BmpImagePlugin,
     ExifTags,
     Image,
+    ImageChops,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -41,6 +44,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 _HIGHEST_INDEX: Final = 255
 
+_DEEP: Final = 16
 _PNG_DEPTH: Final = 24  # where in the file its header has the bits of a channel
 
 # What Pillow raises on damaged files. Its documentation names no closed set, so these are all the kinds that
@@ -292,7 +296,32 @@ def _load(data: bytes, limits: Limits, field: str) -> tuple[Image.Image, int]:
     if image.mode == "L" and "transparency" in image.info:
         image.info["transparency"] *= _brightness_step(bits)  # Pillow scales the pixels and not this
     turn = _TURNS.get(_orientation(image))
+    if image.mode == "RGB" and bits == _DEEP and "transparency" in image.info:
+        image = _with_clear_colour(image, data)
     return image if turn is None else image.transpose(turn), bits
+
+
+def _with_clear_colour(image: Image.Image, data: bytes) -> Image.Image:
+    """A PNG of 16-bit colour whose transparent colour became an alpha channel: "RGBA".
+
+    Pillow keeps the higher bytes and compares the whole colour with them, so the lower ones are read as well.
+    """
+    lower = Image.open(BytesIO(data), formats=("PNG",))
+    lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]  # the same file, taken for the other byte order
+    lower.load()
+    clear = image.info["transparency"]
+    different = [
+        ImageChops.difference(part, Image.new("RGB", part.size, colour)).split()
+        for part, colour in (
+            (image, tuple(value >> 8 for value in clear)),
+            (lower, tuple(value & 0xFF for value in clear)),
+        )
+    ]
+    alpha = reduce(ImageChops.lighter, chain.from_iterable(different)).point([0] + [255] * 255)
+    opaque = image.copy()
+    opaque.info.pop("transparency")
+    opaque.putalpha(alpha)
+    return opaque
 
 
 def _grey_bits(image: Image.Image, data: bytes) -> int:

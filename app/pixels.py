@@ -24,8 +24,8 @@ def flatten(image: Image.Image, background: tuple[int, int, int], bits: int = 16
 
     Deep grey is scaled, where Pillow's own conversion clips at 255: 16 bits, of which `bits` are used, by what is then
     the highest; floats within [0, 1] by 255; integers within [0, 255], and floats that reach at least 16 there, are
-    taken as they are; all others are scaled by the picture's own range (lowest to 0, highest to 255). Of 16-bit colour
-    Pillow reads the higher byte.
+    taken as they are; all others are scaled by the picture's own range (lowest to 0, highest to 255), or where they are
+    all the same taken as they are, clipped. Of 16-bit colour Pillow reads the higher byte.
 
     Raises:
         ValueError: float values that are not finite.
@@ -121,9 +121,9 @@ def _deep_to_rgb(image: Image.Image, background: tuple[int, int, int], bits: int
         lowest, highest = _range(image)
         is_share = image.mode == "F" and highest <= 1
         is_level = highest <= 255 and (image.mode == "I" or highest >= _LEAST_BRIGHTNESS)
-        if lowest >= 0 and (is_share or is_level):
+        if lowest == highest or (lowest >= 0 and (is_share or is_level)):
             lowest, highest = 0.0, 1.0 if is_share else 255.0
-    scale = 255 / (highest - lowest) if highest > lowest else 0.0
+    scale = 255 / (highest - lowest)
     rgb = image.point(lambda value: value * scale + (0.5 - lowest * scale)).convert("L").convert("RGB")
     if clear is not None:
         rgb.paste(background, mask=clear)

@@ -64,7 +64,10 @@ def big_endian_tiff(deep: np.ndarray[Any, np.dtype[np.uint16]]) -> bytes:
         (np.array([[10, 100, 200]], np.float32), [10, 100, 200]),
         (np.array([[0, 5, 10]], np.float32), [0, 128, 255]),
         (np.array([[0, 5e5, 1e6]], np.float32), [0, 128, 255]),
-        (np.array([[300, 300, 300]], np.float32), [0, 0, 0]),
+        (np.array([[300, 300, 300]], np.float32), [255, 255, 255]),
+        (np.array([[5, 5, 5]], np.float32), [5, 5, 5]),
+        (np.array([[-3, -3, -3]], np.float32), [0, 0, 0]),
+        (np.array([[70000, 70000]], np.int32), [255, 255]),
     ],
 )
 def test_integers_and_floats_are_levels_shares_or_scaled_by_their_range(
@@ -105,6 +108,18 @@ def test_transparent_pixels_of_a_picture_are_white() -> None:
     for data, colour in cases:
         image = decode_image(data, LIMITS)
         assert [image.getpixel((x, 0)) for x in (0, 1)] == [colour, (255, 255, 255)]
+
+
+def test_the_transparent_colour_of_sixteen_bits_is_that_colour_only() -> None:
+    clear = (0x0AFF, 0x14FF, 0x1EFF)
+    near = [(0x0AFF, 0x14FF, 0x1EFE), (0x0BFF, 0x14FF, 0x1EFF), (0xFFFF, 0xFFFF, 0xFFFF)]
+    row = b"\0" + struct.pack(">12H", *clear, *near[0], *near[1], *near[2])
+    data = raw_png(4, 1, 16, 2, row, struct.pack(">3H", *clear))
+    image = decode_image(data, LIMITS)
+    assert [image.getpixel((x, 0)) for x in range(3)] == [(255, 255, 255), (10, 20, 30), (11, 20, 30)]
+    assert object_of(data)[0].tolist() == [False, True, True, True]
+    white = struct.pack(">3H", 0x00FF, 0x00FF, 0x00FF)  # Pillow compares 8 bits: it would clear the last pixel
+    assert object_of(raw_png(4, 1, 16, 2, row, white))[0].tolist() == [True] * 4
 
 
 def masks_of(truth: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, bytes]:
