@@ -18,6 +18,8 @@ _FOREIGN_SIGNATURES: Final = (
     (b"<svg", "SVG"),
     (b"\0\0\0\x0cjP", "JPEG 2000"),
 )
+_MARKUP: Final = ((b"<?xml", "SVG or other XML"), (b"<!doctype html", "HTML"), (b"<html", "HTML"))
+"""In small letters, since HTML may be written in any; white space may stand before."""
 
 
 def type_of(data: bytes) -> str | None:
@@ -31,8 +33,10 @@ def foreign_type(data: bytes) -> str:
     """What to call a file that is none of them."""
     if data[4:8] == b"ftyp":
         return "HEIC, AVIF or video"
-    foreign = (name for signature, name in _FOREIGN_SIGNATURES if data.startswith(signature))
-    return next(foreign, "an unknown file type")
+    start = data[:64].lstrip().lower()
+    foreign = [name for signature, name in _FOREIGN_SIGNATURES if data.startswith(signature)]
+    foreign += [name for signature, name in _MARKUP if start.startswith(signature)]
+    return foreign[0] if foreign else "an unknown file type"
 
 
 def is_lossless_webp(data: bytes) -> bool:

@@ -29,11 +29,15 @@ _BIG: Final = 43  # BigTIFF's version number, where other files have 42
 
 
 def check_kind(image: TiffImageFile, field: str) -> None:
-    """Refuse, before decoding, what Pillow would misread.
+    """Refuse, before decoding, what Pillow would misread, or take for damaged.
 
     Raises:
-        UnsupportedImageType: planes of 16 bits that are not compressed; floats whose white is zero.
+        UnsupportedImageType: WebP compression; planes of 16 bits that are not compressed; floats whose white is zero.
     """
+    if image.info["compression"] == "webp":  # Pillow opens it, but its builds carry a libtiff without WebP
+        raise UnsupportedImageType(
+            "got a TIFF compressed as WebP; allowed are among others Deflate, LZW, JPEG and none", field=field
+        )
     tags = image.tag_v2
     bits = bits_of(tags)
     if tags.get(PLANAR_CONFIGURATION) == _SEPARATE_PLANES and image.info["compression"] == "raw" and bits > 8:

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from app.errors import InvalidLabels, UndecodableImage, UnsupportedImageType
 from app.images import check_header, decode_image, decode_index_mask, decode_mask
-from tests.app.files import LIMITS, raw_tiff
+from tests.app.files import LIMITS, encode, raw_tiff
 
 BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, FORMAT = 258, 259, 262, 277, 284, 339
-DEFLATE, WHITE_IS_ZERO, RGB, SEPARATE, SIGNED, FLOAT = 8, 0, 2, 2, 2, 3
+DEFLATE, WEBP, WHITE_IS_ZERO, RGB, SEPARATE, SIGNED, FLOAT = 8, 50001, 0, 2, 2, 2, 3
+COLOUR = {BITS: (8,) * 3, PHOTOMETRIC: RGB, SAMPLES: 3}
 
 
 def row(values: list[float], dtype: str, **options: Any) -> bytes:
@@ -91,6 +93,10 @@ def test_channels_in_planes_are_read_or_refused() -> None:
             "a little-endian TIFF of 32-bit floats, 3 a pixel",
         ),
         (raw_tiff(1, 1, b"x", tags={COMPRESSION: 34887}), "compression 34887"),
+        (
+            raw_tiff(4, 4, encode(Image.new("RGB", (4, 4)), "WEBP"), tags=COLOUR | {COMPRESSION: WEBP}),
+            "a TIFF compressed as WebP",
+        ),
     ],
 )
 def test_what_pillow_cannot_read_is_unsupported_and_not_damaged(data: bytes, said: str) -> None:
