@@ -113,7 +113,7 @@ def test_a_download_shows_progress_can_be_ended_and_goes_on_at_the_next_start(
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         with running_server(tmp_path / "first.log", **settings) as server:
             assert hub.stalled.wait(60)
-            while not list((tmp_path / "cache").rglob("*.incomplete")):
+            while not any(path.stat().st_size for path in (tmp_path / "cache").rglob("*.incomplete")):
                 time.sleep(0.02)
             assert server.client.get("/health/startup").json()["detail"] == "fetching the checkpoint someone/wide"
             server.process.send_signal(signal.SIGTERM)
